@@ -1,0 +1,13 @@
+"""Attacks: one file a method, one import line here."""
+
+from __future__ import annotations
+
+if __name__ != "graphsec.attacks":
+    raise ImportError("import graphsec.attacks, not attacks")
+
+from graphsec.attacks import none
+from graphsec.attacks.adversarial import dice, prbcd, random
+from graphsec.attacks.base import Attack
+from graphsec.attacks.links import stealing
+
+__all__ = ["Attack", "dice", "none", "prbcd", "random", "stealing"]

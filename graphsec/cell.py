@@ -1,0 +1,441 @@
+"""One cell: dataset, model, defense, attack and threat; one cell gives one record."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from typing import Any, Literal
+
+import torch
+
+from graphsec import __version__
+from graphsec.attacks.base import Attack
+from graphsec.defenses.base import Defense
+from graphsec.defenses.base import build as build_defense
+from graphsec.game import Game, Secret
+from graphsec.graph import Graph
+from graphsec.metrics import (
+    Curve,
+    Metric,
+    accuracy,
+    macro_f1,
+    r_squared,
+    ranking_metrics,
+    roc_curve,
+)
+from graphsec.outcome import LinkScores, MemberScores, Outcome, Perturbation
+from graphsec.predict import Origin, Predictor
+from graphsec.registry import ATTACKS, DATASETS, GAMES, SpecError
+from graphsec.rng import Rng
+from graphsec.threat import Threat
+from graphsec.train import Recipe
+
+Spec = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What changes only speed, never a result.
+
+    Attributes:
+        threads: Threads of torch in this process.
+        keep: Number of trained rows kept in memory.
+    """
+
+    threads: int = 1
+    keep: int = 4
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cell:
+    """One experiment, fully specified; equal specs have equal keys.
+
+    Attributes:
+        dataset: Name or spec.
+        model: Name or spec.
+        defense: Name, spec, or a list of them, composed left to right.
+        attack: Name or spec.
+        threat: Fields of ``Threat``.
+        game: Spec of the game; None is the attack's own.
+        training: Fields of ``Training`` in which this cell differs from the model's recipe.
+        seed: Seed of training, game and attack.
+        data_seed: Seed of the dataset and its split.
+
+    Raises:
+        SpecError: A name or field is wrong.
+    """
+
+    dataset: Spec
+    model: Spec = "gcn"
+    defense: Any = "none"
+    attack: Spec = "none"
+    threat: Mapping[str, Any] | Threat = field(default_factory=dict)
+    game: Spec | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        Rng(self.seed), Rng(self.data_seed)
+        # Building every part checks every name and field before anything runs.
+        _ = self.parts
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The components that the specs name."""
+        attack: Attack = ATTACKS.build(self.attack)
+        return Parts(
+            dataset=DATASETS.build(self.dataset),
+            recipe=Recipe.of(self.model, self.training),
+            defense=build_defense(self.defense),
+            attack=attack,
+            threat=Threat.of(self.threat).resolve(attack),
+            asked=Threat.of(self.threat),
+            game=GAMES.build(self.game or attack.game),
+        )
+
+    def spec(self) -> dict[str, Any]:
+        """The complete spec, defaults included; builds an equal cell."""
+        p = self.parts
+        return {
+            "dataset": p.dataset.spec(),
+            "model": p.recipe.model.spec(),
+            "training": p.recipe.training.spec(),
+            "defense": p.defense.spec(),
+            "attack": p.attack.spec(),
+            "threat": p.threat.spec(),
+            "game": p.game.spec(),
+            "seed": int(self.seed),
+            "data_seed": int(self.data_seed),
+        }
+
+    @staticmethod
+    def from_spec(spec: Mapping[str, Any]) -> Cell:
+        """Cell from ``spec()``."""
+        fields = {k: v for k, v in spec.items()}
+        training = dict(fields.pop("training", {}))
+        training.pop("name", None)
+        return Cell(**fields, training=training)
+
+    def _hash(self, names: tuple[str, ...]) -> str:
+        spec, p = self.spec(), self.parts
+        components = {
+            "dataset": p.dataset, "model": p.recipe.model, "defense": p.defense,
+            "attack": p.attack, "game": p.game,
+        }  # fmt: skip
+        versions = {name: components[name].version for name in names if name in components}
+        content = {"versions": versions, **{name: spec[name] for name in names}}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that a result depends on."""
+        return self._hash(tuple(self.spec()))
+
+    @cached_property
+    def row(self) -> str:
+        """Hash of everything that the trained predictor depends on: a row trains once."""
+        return self._hash(("dataset", "model", "training", "defense", "game", "seed", "data_seed"))
+
+    def problems(self) -> list[str]:
+        """Why the parts don't fit together; empty if they do."""
+        p = self.parts
+        found = []
+        missing = p.asked.missing(p.attack)
+        if missing:
+            found.append(
+                f"attack {p.attack.name!r} needs access to {', '.join(missing)}, "
+                f"the threat grants {', '.join(p.asked.access or ()) or 'nothing'}"
+            )
+        if p.attack.uses_edges and not p.recipe.model.module.capabilities.uses_edges:
+            found.append(
+                f"attack {p.attack.name!r} differentiates through edges, "
+                f"model {p.recipe.model.name!r} ignores them"
+            )
+        if p.game.name != p.attack.game:
+            found.append(
+                f"attack {p.attack.name!r} plays the game {p.attack.game!r}, not {p.game.name!r}"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components of a cell; ``asked`` is the threat before the attack's needs filled it."""
+
+    dataset: Any
+    recipe: Recipe
+    defense: Defense
+    attack: Attack
+    threat: Threat
+    asked: Threat
+    game: Game
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What one cell gave.
+
+    Attributes:
+        key: The cell's key.
+        row: The key of its row.
+        status: "done", "skipped" (the parts don't fit) or "failed".
+        spec: The cell's complete spec.
+        metrics: Name → value, direction, range and label.
+        curves: Name → points, for figures.
+        threat: The threat in one line; every printed number carries it.
+        privacy: The predictor's privacy statement, if it makes one.
+        cost: Seconds of training and attack, peak memory (MB), queries, trainings.
+        versions: What computed it.
+        reason: Why it was skipped, or the traceback.
+        graph: Name and sizes of the graph.
+    """
+
+    key: str
+    row: str
+    status: Literal["done", "skipped", "failed"]
+    spec: dict[str, Any]
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    curves: dict[str, dict[str, Any]] = field(default_factory=dict)
+    threat: str = ""
+    privacy: dict[str, Any] | None = None
+    cost: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    reason: str = ""
+    graph: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Record:
+        """Record from ``to_json``."""
+        return Record(**json.loads(text))
+
+    def result(self) -> dict[str, Any]:
+        """Everything but the cost: what the same spec and seed must give again."""
+        content: dict[str, Any] = json.loads(self.to_json())
+        content.pop("cost")
+        return content
+
+    def value(self, metric: str) -> float:
+        """Value of a metric."""
+        return float(self.metrics[metric]["value"])
+
+
+@dataclass
+class Trained:
+    """A trained row: graph, known graph, secret and predictor."""
+
+    graph: Graph
+    known: Graph
+    secret: Secret | None
+    predictor: Predictor
+    seconds: float
+
+
+class Cache:
+    """The last few trained rows of a process."""
+
+    def __init__(self, size: int = 4) -> None:
+        self.size = size
+        self._rows: OrderedDict[str, Trained] = OrderedDict()
+
+    def row(self, cell: Cell) -> Trained:
+        """The trained row of a cell, trained now if it isn't there."""
+        if cell.row not in self._rows:
+            self._rows[cell.row] = _train(cell)
+            while len(self._rows) > self.size:
+                self._rows.popitem(last=False)
+        self._rows.move_to_end(cell.row)
+        return self._rows[cell.row]
+
+
+def _train(cell: Cell) -> Trained:
+    p, rng = cell.parts, Rng(cell.seed)
+    graph = p.dataset.load(Rng(cell.data_seed)["data"])
+    known, secret = p.game.prepare(graph, rng["game"])
+    start = time.perf_counter()
+    predictor = p.defense.fit(known, p.recipe, rng["defense"])
+    return Trained(graph, known, secret, predictor, time.perf_counter() - start)
+
+
+def run_cell(cell: Cell, runtime: Runtime | None = None, cache: Cache | None = None) -> Record:
+    """Run one cell: dataset → game → defense.fit → view → attack.run → check → score → record.
+
+    An exception becomes a failed record with its traceback; parts that don't fit become a
+    skipped record with the reason.
+    """
+    runtime = runtime or Runtime()
+    torch.set_num_threads(runtime.threads)
+    problems = cell.problems()
+    if problems:
+        return _record(cell, "skipped", reason="; ".join(problems))
+    try:
+        return _run(cell, cache or Cache(1))
+    except Exception:
+        return _record(cell, "failed", reason=traceback.format_exc())
+
+
+def _run(cell: Cell, cache: Cache) -> Record:
+    p, rng = cell.parts, Rng(cell.seed)
+    _reset_peak_memory()
+    trained = cache.row(cell)
+    graph, known, secret, clean = trained.graph, trained.known, trained.secret, trained.predictor
+    task = graph.task
+    if task not in p.attack.tasks:
+        reason = f"attack {p.attack.name!r} is for {', '.join(p.attack.tasks)}, not for {task}"
+        return _record(cell, "skipped", reason=f"{reason} ({graph.name!r})")
+    poisoning = p.threat.timing == "poisoning"
+    origin = Origin(p.recipe, p.defense)
+    question = None if secret is None else secret.question
+    start = time.perf_counter()
+    with rng["scope"].scope():
+        view = p.threat.open(
+            None if poisoning else clean, known, rng["view"], question=question, origin=origin
+        )
+        out = p.attack.run(view, rng["attack"])
+    attacked = time.perf_counter() - start
+    start = time.perf_counter()
+    after = p.defense.fit(out.apply(known), p.recipe, rng["defense"]) if poisoning else clean
+    retrained = time.perf_counter() - start if poisoning else 0.0
+    p.threat.check(out, known, clean, after, question=question)
+    metrics = score(
+        out, known, clean, secret=secret, after=after, nodes=p.threat.target_nodes(known)
+    )
+    privacy = after.privacy
+    return _record(
+        cell,
+        "done",
+        metrics={name: metric.spec() for name, metric in metrics.items()},
+        curves={k: dataclasses.asdict(c) for k, c in curves(out, secret).items()},
+        privacy=None if privacy is None else dataclasses.asdict(privacy),
+        cost={
+            "train_seconds": trained.seconds + retrained,
+            "attack_seconds": attacked,
+            "peak_memory_mb": _peak_memory(),
+            "queries": view.queries,
+            "trainings": view.trainings,
+        },
+        graph={
+            "name": graph.name, "nodes": graph.num_nodes, "edges": graph.num_edges,
+            "features": graph.num_features, "classes": graph.num_classes,
+            "fingerprint": graph.fingerprint,
+        },
+    )  # fmt: skip
+
+
+def score(
+    outcome: Outcome,
+    graph: Graph,
+    predictor: Predictor,
+    secret: Secret | None = None,
+    after: Predictor | None = None,
+    nodes: torch.Tensor | None = None,
+) -> dict[str, Metric]:
+    """Numbers from evidence and truth.
+
+    Args:
+        outcome: What the attack returned.
+        graph: The clean (known) graph.
+        predictor: The predictor trained on it.
+        secret: The game's secret, for games that have one.
+        after: The predictor after a poisoning attack; default ``predictor``.
+        nodes: Nodes that count; default the test nodes.
+    """
+    after = after or predictor
+    numbers = _utility(graph, predictor, nodes)
+    if isinstance(outcome, Perturbation) and graph.task == "classification":
+        attacked = _utility(outcome.apply(graph), after, nodes)["accuracy"].value
+        clean = numbers["accuracy"].value
+        numbers["attacked_accuracy"] = Metric(attacked, True, 0, 1, "accuracy under attack")
+        numbers["accuracy_drop"] = Metric(clean - attacked, False, -1, 1, "loss of accuracy")
+        flips = float(outcome.flips.shape[1])
+        numbers["flips"] = Metric(flips, False, 0, float("inf"), "edges flipped")
+    if isinstance(outcome, LinkScores | MemberScores):
+        if secret is None:
+            raise ValueError("scoring links or members needs the game's secret")
+        asked = outcome.pairs if isinstance(outcome, LinkScores) else outcome.nodes
+        if not torch.equal(asked, secret.question):
+            raise ValueError("the outcome must answer the secret's question, in its order")
+        numbers.update(ranking_metrics(outcome.scores, secret.answer))
+    return numbers
+
+
+def curves(outcome: Outcome, secret: Secret | None) -> dict[str, Curve]:
+    """Curves for figures."""
+    if isinstance(outcome, LinkScores | MemberScores) and secret is not None:
+        return {"roc": roc_curve(outcome.scores, secret.answer)}
+    return {}
+
+
+def _utility(
+    graph: Graph, predictor: Predictor, nodes: torch.Tensor | None = None
+) -> dict[str, Metric]:
+    if nodes is None:
+        nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)
+    if graph.y is None or len(nodes) == 0:
+        return {}
+    predicted, y = predictor.predict(graph, nodes), graph.y[nodes]
+    if graph.task == "regression":
+        value = r_squared(predicted, y)
+        return {"r_squared": Metric(value, True, float("-inf"), 1, "R²")}
+    return {
+        "accuracy": Metric(accuracy(predicted, y), True, 0, 1, "clean accuracy"),
+        "macro_f1": Metric(macro_f1(predicted, y), True, 0, 1, "clean macro F1"),
+    }
+
+
+def _record(cell: Cell, status: Literal["done", "skipped", "failed"], **fields: Any) -> Record:
+    return Record(
+        key=cell.key, row=cell.row, status=status, spec=cell.spec(),
+        threat=cell.parts.threat.describe(), versions=versions(), **fields,
+    )  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes: graphsec, Python and the numerical libraries."""
+    found = {"graphsec": __version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "numba", "scipy", "scikit-learn"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _reset_peak_memory() -> None:
+    """Start the kernel's high-water mark afresh (Linux only; elsewhere it is the process's)."""
+    try:
+        with open("/proc/self/clear_refs", "w") as handle:  # noqa: PTH123
+            handle.write("5")
+    except OSError:
+        return
+
+
+def _peak_memory() -> float:
+    """Peak resident memory in MB since the last reset."""
+    try:
+        with open("/proc/self/status") as handle:  # noqa: PTH123
+            for line in handle:
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+__all__ = ["Cache", "Cell", "Record", "Runtime", "SpecError", "run_cell", "score"]

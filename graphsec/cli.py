@@ -1,0 +1,292 @@
+"""The command ``graphsec``; heavy libraries are imported inside the commands that need them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from graphsec import __version__
+
+if TYPE_CHECKING:
+    from graphsec.results import Results
+
+app = typer.Typer(
+    help="Attack, defend and audit graph neural networks.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Data sets: what there is, and where it is kept.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+STORE = "sqlite:///runs.db"
+KINDS = ("attacks", "defenses", "models", "datasets", "games")
+StoreOption = Annotated[str, typer.Option("--store", help="URL of the store, or a file's path.")]
+
+
+def main() -> None:
+    """Entry point: errors of the user are one line on stderr and exit code 2."""
+    try:
+        app()
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        _fail(str(error))
+
+
+def _is_users(error: Exception) -> bool:
+    from graphsec.registry import SpecError
+
+    kinds: list[type[BaseException]] = [SpecError, OSError]
+    # Only a module that was imported can have raised its error.
+    for module, name in (
+        ("graphsec.database", "StoreError"),
+        ("graphsec.runner", "WorkersDied"),
+        ("graphsec.datasets.cache", "DataError"),
+    ):
+        if module in sys.modules:
+            kinds.append(getattr(sys.modules[module], name))
+    return isinstance(error, tuple(kinds))
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    typer.echo(f"graphsec: {message}", err=True)
+    raise SystemExit(code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"graphsec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ls(
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}; default: names of all.")] = "",
+) -> None:
+    """List attacks, defenses, models, data sets and games, with their hyperparameters."""
+    from graphsec.registry import did_you_mean
+
+    console = _console()
+    if not kind:
+        for each in KINDS:
+            console.print(_names(each))
+        return
+    plural = kind if kind.endswith("s") else f"{kind}s"
+    if plural not in KINDS:
+        _fail(f"no kind {kind!r}; {did_you_mean(plural, list(KINDS))}")
+    console.print(_components(plural))
+
+
+@app.command()
+def run(
+    spec: Annotated[Path, typer.Argument(help="Matrix in TOML; see examples/quickstart.toml.")],
+    store: StoreOption = STORE,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run cells again that failed before.")
+    ] = False,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="Seeds instead of the spec's; repeatable.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Run a matrix: what the store has is not run again, and an interrupted run goes on.
+
+    Ends with 0 if all cells are done or don't apply, 1 if some failed or could not be built,
+    2 if the command could not do its work.
+    """
+    import dataclasses
+
+    from graphsec.registry import SpecError
+
+    if not spec.is_file():
+        raise SpecError(f"no file {spec}")
+    if report is not None:
+        _check_report(report)
+    from graphsec.cell import Runtime
+    from graphsec.matrix import Matrix
+
+    matrix = Matrix.from_toml(spec)
+    if seed:
+        matrix = dataclasses.replace(matrix, seeds=list(dict.fromkeys(seed)))
+    for line in [*matrix.problems(), *matrix.notes]:
+        typer.echo(f"graphsec: {line}", err=True)
+    try:
+        results = matrix.run(
+            store, workers, retry_failed=retry_failed, progress=not quiet,
+            runtime=Runtime(threads=threads),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        _fail(f"interrupted; what was finished is in {store}: the same command goes on", 130)
+    _print(results)
+    if report is not None:
+        typer.echo(f"report: {results.report(report)}", err=True)
+    broken = any(entry.problem for entry in matrix.entries)
+    if results.counts()["failed"] or broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    source: Annotated[str, typer.Argument(help="URL or path of a store.")] = "",
+    store: StoreOption = STORE,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write the HTML report of a store, and print its table."""
+    _check_report(output)
+    from graphsec.results import Results
+
+    results = Results.from_store(source or store)
+    if not results:
+        _fail(f"store {source or store} has no finished cells")
+    _print(results)
+    typer.echo(f"report: {results.report(output)}", err=True)
+
+
+@app.command()
+def show(
+    key: Annotated[str, typer.Argument(help="Key of a cell, or its beginning.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Print one record in full: spec, metrics, threat, cost, versions, reason."""
+    import json
+
+    from graphsec.store import Store
+
+    with Store(store, create=False) as opened:
+        record = opened.find(key)
+    content = json.loads(record.to_json())
+    for curve in content["curves"].values():
+        curve["x"] = curve["y"] = f"{len(curve['x'])} points"
+    reason = content.pop("reason")
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    if reason:
+        typer.echo(f"reason:\n{reason}")
+
+
+@data.command("list")
+def data_list() -> None:
+    """List data sets, and whether their files are here."""
+    from rich.table import Table
+
+    from graphsec import datasets
+
+    table = Table("data set", "nodes", "edges", "features", "classes", "files", "what", box=None)
+    for entry in datasets.listing():
+        counts = (entry.nodes, entry.edges, entry.features, entry.classes)
+        files = "here" if entry.present else "to be fetched"
+        table.add_row(
+            entry.name,
+            *("" if n is None else f"{n:,}" for n in counts),
+            files if entry.needs_files else "built in",
+            entry.description,
+        )
+    _console().print(table)
+
+
+@data.command("fetch")
+def data_fetch(
+    names: Annotated[list[str], typer.Argument(help="Names of data sets.")],
+) -> None:
+    """Download data sets that are not here yet, and check them."""
+    from graphsec import datasets
+
+    for name in names:
+        paths = datasets.fetch(name)
+        typer.echo("\n".join(map(str, paths)) or f"{name} is built in, nothing to fetch")
+
+
+@data.command("where")
+def data_where() -> None:
+    """Print the folder of downloaded data (GRAPHSEC_DATA, or the user's cache)."""
+    from graphsec.datasets import cache
+
+    typer.echo(str(cache.where()))
+
+
+# -- printing ---------------------------------------------------------------------------------
+
+
+def _console() -> Any:
+    """Console for tables; where there is no terminal they must not be cut at 80 columns."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _print(results: Results) -> None:
+    _console().print(results.table())
+    counts = results.counts()
+    typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()), err=True)
+
+
+def _check_report(path: Path) -> None:
+    """A report that can't be written must show before hours of computing."""
+    if path.is_dir():
+        _fail(f"report {path} is a folder, not a file")
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+
+
+def _registry(kind: str) -> Any:
+    from graphsec.sweep import REGISTRIES
+
+    return REGISTRIES[kind[:-1]]
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+def _names(kind: str) -> str:
+    return f"[bold]{kind}[/bold]: {', '.join(_registry(kind))}"
+
+
+def _components(kind: str) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from graphsec.sweep import hyperparameters
+
+    registry = _registry(kind)
+    table = Table("name", "what it is", "hyperparameters (default; valid values; sweep)", box=None)
+    if kind == "attacks":
+        table.add_column("needs")
+    for name in registry:
+        cls = registry[name]
+        lines = []
+        for parameter in hyperparameters(cls):
+            notes = [_default(parameter.default), parameter.rule]
+            if parameter.range is not None:
+                log = " log" if parameter.range.log else ""
+                notes.append(f"{parameter.range.low:g}…{parameter.range.high:g}{log}")
+            lines.append(f"{parameter.name}: {'; '.join(note for note in notes if note)}")
+        row = [name, _first_line(cls), "\n".join(lines)]
+        if kind == "attacks":
+            made = registry.build(name)
+            needs = ", ".join(made.needs.names) or "nothing"
+            row.append(needs if made.game == "open" else f"{needs} (game {made.game})")
+        table.add_row(*(escape(text) for text in row))
+        table.add_row()
+    return table
+
+
+def _default(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)

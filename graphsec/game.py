@@ -1,0 +1,129 @@
+"""Games: what is secret, drawn before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from graphsec.graph import Graph, Split
+from graphsec.registry import GAMES, Component
+from graphsec.rng import Rng
+
+
+@dataclass(frozen=True, eq=False)
+class Secret:
+    """What only scorers see.
+
+    Attributes:
+        game: Name of the game.
+        question: What attackers are asked about, and may know: pairs (2, k) or nodes (k,).
+        answer: The truth about each, never shown to an attacker.
+    """
+
+    game: str
+    question: Tensor
+    answer: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Game(Component):
+    """Draws a secret. ``prepare`` gives the graph to train on, and the secret if there is one."""
+
+    kind: ClassVar[str] = "game"
+
+    def prepare(self, graph: Graph, rng: Rng) -> tuple[Graph, Secret | None]:
+        """(known graph, secret): the known graph goes to the trainer and, restricted by the
+        threat's access, to the attacker; the secret goes to the scorer only."""  # noqa: D205, D209
+        raise NotImplementedError
+
+
+@GAMES.register("open")
+@dataclass(frozen=True, kw_only=True)
+class Open(Game):
+    """Nothing is secret before training: evasion and poisoning."""
+
+    def prepare(self, graph: Graph, rng: Rng) -> tuple[Graph, Secret | None]:
+        """The graph itself, and no secret."""
+        return graph, None
+
+
+@GAMES.register("links")
+@dataclass(frozen=True, kw_only=True)
+class Links(Game):
+    """Which pairs are edges? As many edges as non-edges are asked about (He et al. 2021, §3).
+
+    Attributes:
+        pairs: Most edges asked about; all if there are fewer.
+    """
+
+    pairs: Annotated[int, Field(ge=1)] = 10_000
+
+    def prepare(self, graph: Graph, rng: Rng) -> tuple[Graph, Secret | None]:
+        """The whole graph for the trainer; attackers see it without its edges."""
+        generator = rng.numpy()
+        edges = graph.pairs.numpy()
+        if edges.shape[1] == 0:
+            raise ValueError(f"game 'links' needs edges, found none in {graph.name!r}")
+        count = min(self.pairs, edges.shape[1])
+        positive = edges[:, generator.permutation(edges.shape[1])[:count]]
+        negative = _non_edges(graph, count, generator)
+        order = generator.permutation(count + negative.shape[1])
+        question = np.concatenate([positive, negative], axis=1)[:, order]
+        answer = np.repeat([1, 0], [count, negative.shape[1]])[order]
+        return graph, Secret("links", torch.from_numpy(question), torch.from_numpy(answer))
+
+
+@GAMES.register("membership")
+@dataclass(frozen=True, kw_only=True)
+class Membership(Game):
+    """Which nodes were trained on? Members and as many others are drawn from train and test.
+
+    Attributes:
+        members: Number of members; None keeps the size of the training set (at most half of
+            the nodes in question).
+    """
+
+    members: Annotated[int, Field(ge=1)] | None = None
+
+    def prepare(self, graph: Graph, rng: Rng) -> tuple[Graph, Secret | None]:
+        """The graph with a freshly drawn training set, and who is in it."""
+        if graph.split is None:
+            raise ValueError(f"game 'membership' needs a split, found none in {graph.name!r}")
+        pool = torch.cat([graph.split.train, graph.split.test]).numpy()
+        count = min(self.members or len(graph.split.train), len(pool) // 2)
+        if count < 1:
+            raise ValueError("game 'membership' needs at least 2 nodes in train and test, "
+                             f"found {len(pool)}")  # fmt: skip
+        order = rng.numpy().permutation(pool)
+        members, others = order[:count], order[count:]
+        split = Split.of(np.sort(members), graph.split.val, np.sort(others))
+        question = np.concatenate([members, others[:count]])
+        answer = np.repeat([1, 0], [count, count])
+        return (
+            graph.replace(split=split),
+            Secret("membership", torch.from_numpy(question), torch.from_numpy(answer)),
+        )
+
+
+def _non_edges(graph: Graph, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Distinct pairs that are no edges, at most ``count``."""
+    n = graph.num_nodes
+    row, col = graph.edge_index.numpy()
+    taken = row * n + col
+    found = np.zeros(0, np.int64)
+    for _ in range(64):
+        drawn = generator.integers(0, n, (2, 2 * count + 16))
+        drawn = drawn[:, drawn[0] != drawn[1]]
+        if not graph.directed:
+            drawn = np.sort(drawn, axis=0)
+        keys = np.setdiff1d(drawn[0] * n + drawn[1], taken)
+        found = np.union1d(found, keys)
+        if len(found) >= count:
+            found = generator.permutation(found)[:count]
+            break
+    return np.vstack([found // n, found % n])

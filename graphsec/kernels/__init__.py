@@ -1,0 +1,1 @@
+"""Compiled CPU kernels; only ``graphsec.ops`` imports them."""

@@ -1,0 +1,18 @@
+"""Metrics: pure functions from evidence and truth to numbers."""
+
+from __future__ import annotations
+
+from graphsec.metrics.base import Curve, Metric
+from graphsec.metrics.privacy import ranking_metrics, roc_curve
+from graphsec.metrics.utility import accuracy, expected_calibration_error, macro_f1, r_squared
+
+__all__ = [
+    "Curve",
+    "Metric",
+    "accuracy",
+    "expected_calibration_error",
+    "macro_f1",
+    "r_squared",
+    "ranking_metrics",
+    "roc_curve",
+]

@@ -1,0 +1,8 @@
+"""The zoo: one file a model, one interface (``base.GNN``)."""
+
+from __future__ import annotations
+
+from graphsec.models import gat, gcn, mlp, sage, sgc
+from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, build
+
+__all__ = ["GNN", "Capabilities", "ModelSpec", "Sizes", "build", "gat", "gcn", "mlp", "sage", "sgc"]

@@ -1,0 +1,156 @@
+"""What every model of the zoo is, and how one is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from graphsec.graph import Graph
+from graphsec.ops import Adj, Features, propagate
+from graphsec.registry import MODELS, Component
+
+Aggregate = Callable[[Adj, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model must know of a graph: nodes, features, outputs."""
+
+    nodes: int
+    features: int
+    outputs: int
+
+    @staticmethod
+    def of(graph: Graph) -> Sizes:
+        """Sizes of a graph; one output per class, or one for regression.
+
+        Raises:
+            ValueError: The graph has no features.
+        """
+        if graph.x is None:
+            raise ValueError(
+                f"x is missing in {graph.name!r}: this model needs features; "
+                "degree or identity features can be set with graph.replace(x=…)"
+            )
+        return Sizes(graph.num_nodes, graph.num_features, max(graph.num_classes, 1))
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model supports, as far as it matters before running.
+
+    Attributes:
+        uses_edges: Looks at the graph at all.
+        edge_weight: Honours edge weights, with 0 meaning absent.
+        sampled: Runs on sampled hops.
+        batch_statistics: Mixes nodes through normalisation (excluded from private training).
+        stochastic: Predicts at random even in evaluation mode.
+    """
+
+    uses_edges: bool = True
+    edge_weight: bool = True
+    sampled: bool = True
+    batch_statistics: bool = False
+    stochastic: bool = False
+
+
+class GNN(nn.Module):
+    """A layered graph neural network; holds parameters and never a graph.
+
+    Attributes:
+        layers: Number of hops; None where there is no fixed number.
+        aggregate: How a layer gathers neighbours; replaceable, so that robust aggregation is
+            not another model.
+        capabilities: What the class supports.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    layers: int | None
+    aggregate: Aggregate
+
+    def __init__(self, layers: int | None) -> None:
+        super().__init__()
+        self.layers = layers
+        self.aggregate = propagate
+
+    def operator(self, adj: Adj) -> Adj:
+        """The operator that the layers propagate with, made from the plain adjacency once."""
+        return adj
+
+    def layer(self, i: int, h: Tensor | Features, adj: Adj, x: Tensor | Features) -> Tensor:
+        """Output of layer i.
+
+        Args:
+            i: Layer, 0 … layers − 1.
+            h: (cols, width) input of the layer; ``x`` itself for layer 0.
+            adj: The layer's operator, from ``operator(adj).hop(i)``.
+            x: Features of the nodes, for models that look back at them.
+
+        Returns:
+            (rows, width) of the next layer; logits for the last.
+        """
+        raise NotImplementedError
+
+    def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
+        """Outputs of all layers, the logits last."""
+        if self.layers is None:
+            raise NotImplementedError(f"{type(self).__name__} has no fixed layers")
+        operator = self.operator(adj)
+        h: Tensor | Features = x
+        states: list[Tensor] = []
+        for i in range(self.layers):
+            h = self.layer(i, h, operator.hop(i), x)
+            states.append(h)
+        return states
+
+    def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        """Logits (n, classes), or embeddings for ranking."""
+        return self.hidden(x, adj)[-1]
+
+    def decode(self, z: Tensor, pairs: Tensor) -> Tensor:
+        """Scores of node pairs (2, k) from embeddings: inner products."""
+        return (z[pairs[0]] * z[pairs[1]]).sum(-1)
+
+    def first_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the first layer, for recipes that decay only those."""
+        return [p for name, p in self.named_parameters() if ".0" in name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(Component):
+    """Hyperparameters of a model; ``build`` makes the module.
+
+    Attributes:
+        module: The module's class, for its capabilities.
+        training: Fields of ``train.Training`` in which the model's recipe differs.
+    """
+
+    kind: ClassVar[str] = "model"
+    module: ClassVar[type[GNN]]
+    training: ClassVar[Mapping[str, Any]] = {}
+
+    def build(self, sizes: Sizes) -> GNN:
+        """A freshly initialised module for a graph of these sizes."""
+        raise NotImplementedError
+
+
+def glorot(rows: int, cols: int) -> nn.Parameter:
+    """Glorot-uniform weight matrix (Glorot & Bengio 2010, eq. 16)."""
+    weight = torch.empty(rows, cols)
+    nn.init.xavier_uniform_(weight)
+    return nn.Parameter(weight)
+
+
+def widths(sizes: Sizes, hidden: int, layers: int) -> list[int]:
+    """Widths from features over the hidden layers to outputs."""
+    return [sizes.features, *[hidden] * (layers - 1), sizes.outputs]
+
+
+def build(spec: str | Mapping[str, Any] | ModelSpec, graph: Graph) -> GNN:
+    """A freshly initialised model for a graph, which shows its numbers of nodes and classes."""
+    made: ModelSpec = MODELS.build(spec)
+    return made.build(Sizes.of(graph))

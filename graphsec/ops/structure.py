@@ -1,0 +1,223 @@
+"""Sparsity patterns without values: what a sparse product needs to know besides numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from types import ModuleType
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+_plain_torch = contextvars.ContextVar("plain_torch", default=False)
+
+
+@contextlib.contextmanager
+def compiled(enabled: bool) -> Iterator[None]:
+    """Switch the compiled kernels on or off within a block (parity tests compare both ways)."""
+    token = _plain_torch.set(not enabled)
+    try:
+        yield
+    finally:
+        _plain_torch.reset(token)
+
+
+@cache
+def _kernels(name: str) -> ModuleType | None:
+    """A kernel module, or None where numba is missing."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"graphsec.kernels.{name}")
+    except ImportError:
+        return None
+
+
+def kernels_for(name: str, *tensors: Tensor | None) -> ModuleType | None:
+    """The compiled kernels if they can take these tensors, else None: use plain torch."""
+    if _plain_torch.get():
+        return None
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.float64):
+            return None
+    return _kernels(name)
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """The numpy view that a kernel takes: contiguous, no gradient."""
+    return tensor.detach().contiguous().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class CSR:
+    """A sparsity pattern in CSR: row i has the columns ``indices[indptr[i]:indptr[i + 1]]``.
+
+    Args:
+        indptr: (rows + 1,) int64.
+        indices: (entries,) int64.
+        num_cols: Number of columns.
+        eid: (entries,) position of each entry's value, None if they are in order. The transpose
+            of a pattern has the same values in another order.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    num_cols: int
+    eid: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.indptr) - 1
+
+    @property
+    def nnz(self) -> int:
+        """Number of entries."""
+        return len(self.indices)
+
+    @cached_property
+    def coo(self) -> tuple[Tensor, Tensor]:
+        """(row, column) of each value, in the order of the values."""
+        if self.eid is not None:
+            column, row = self.T.coo
+            return row, column
+        counts = self.indptr.diff()
+        rows = torch.repeat_interleave(
+            torch.arange(self.num_rows, device=counts.device), counts, output_size=self.nnz
+        )
+        return rows, self.indices
+
+    @cached_property
+    def T(self) -> CSR:
+        """The transposed pattern over the same values."""
+        if self.eid is not None:
+            raise AssertionError("a transposed pattern is made by CSR.T, which sets its T")
+        matrix = sp.csr_matrix(
+            (np.arange(self.nnz), self.indices.cpu().numpy(), self.indptr.cpu().numpy()),
+            shape=(self.num_rows, self.num_cols),
+        ).tocsc()
+        parts = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data)
+        indptr, indices, eid = (torch.from_numpy(p).to(self.indptr.device) for p in parts)
+        flipped = CSR(indptr, indices, self.num_rows, eid)
+        flipped.__dict__["T"] = self
+        return flipped
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """Row · num_cols + column of each entry; rising if columns are sorted in rows."""
+        row, col = self.coo
+        return row * self.num_cols + col
+
+    def find(self, row: Tensor, col: Tensor) -> Tensor:
+        """Entry at each (row, col), −1 where there is none. Columns must be sorted in rows."""
+        wanted = row * self.num_cols + col
+        if self.nnz == 0:
+            return torch.full_like(wanted, -1)
+        spot = torch.searchsorted(self.keys, wanted).clamp(max=self.nnz - 1)
+        return torch.where(self.keys[spot] == wanted, spot, -1)
+
+    def multiply(self, w: Tensor | None, h: Tensor) -> Tensor:
+        """Σ over each row of w · h[column]: (rows, heads, width), no gradient."""
+        heads, width = h.shape[1:]
+        kernels = kernels_for("sparse", h, w)
+        if kernels is None:
+            row, col = self.coo
+            messages = h[col] if w is None else h[col] * w.unsqueeze(-1)
+            return h.new_zeros(self.num_rows, heads, width).index_add_(0, row, messages)
+        out = h.new_empty(self.num_rows, heads, width)
+        indptr, indices = self.indptr.numpy(), self.indices.numpy()
+        eid = None if self.eid is None or w is None else self.eid.numpy()
+        flat, target = array(h).reshape(len(h), -1), out.numpy().reshape(len(out), -1)
+        if w is None or heads == 1:
+            values = None if w is None else array(w).reshape(-1)
+            kernels.spmm_flat(indptr, indices, eid, values, flat, target)
+        else:
+            kernels.spmm(indptr, indices, eid, array(w), flat, target)
+        return out
+
+    def dots(self, a: Tensor, b: Tensor) -> Tensor:
+        """⟨a[row], b[column]⟩ of each value: (entries, heads), no gradient."""
+        kernels = kernels_for("sparse", a, b)
+        if kernels is None:
+            row, col = self.coo
+            return (a[row] * b[col]).sum(-1)
+        out = a.new_empty(self.nnz, a.shape[1])
+        eid = None if self.eid is None else self.eid.numpy()
+        indptr, indices = self.indptr.numpy(), self.indices.numpy()
+        left, right = array(a).reshape(len(a), -1), array(b).reshape(len(b), -1)
+        if a.shape[1] == 1:
+            kernels.sddmm_flat(indptr, indices, eid, left, right, out.numpy().reshape(-1))
+        else:
+            kernels.sddmm(indptr, indices, eid, left, right, out.numpy())
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """An unsorted list of node pairs, as a sparsity pattern: row u, column v.
+
+    Args:
+        u: (pairs,) int64 rows.
+        v: (pairs,) int64 columns.
+        num_rows: Number of rows and of columns.
+        symmetric: Whether each pair also stands for its mirror image, with the same value.
+    """
+
+    u: Tensor
+    v: Tensor
+    num_rows: int
+    symmetric: bool
+
+    @property
+    def num_cols(self) -> int:
+        """Number of columns."""
+        return self.num_rows
+
+    @cached_property
+    def T(self) -> Pairs:
+        """The transposed pattern; a symmetric one is its own."""
+        return self if self.symmetric else Pairs(self.v, self.u, self.num_rows, False)
+
+    def multiply(self, w: Tensor | None, h: Tensor) -> Tensor:
+        """Σ over each row of w · h[column]: (rows, heads, width), no gradient."""
+        if w is None:
+            w = h.new_ones(len(self.u), h.shape[1])
+        out = h.new_zeros(self.num_rows, *h.shape[1:])
+        kernels = kernels_for("sparse", h, w)
+        if kernels is None:
+            out.index_add_(0, self.u, h[self.v] * w.unsqueeze(-1))
+            if self.symmetric:
+                out.index_add_(0, self.v, h[self.u] * w.unsqueeze(-1))
+            return out
+        u, v = self.u, self.v
+        if w.shape[1] == 1:  # most candidates have weight 0: look at the others only
+            live = w.detach().ravel().nonzero().ravel()
+            u, v, w = u[live], v[live], w[live]
+        kernels.pairs_spmm(u.numpy(), v.numpy(), array(w), array(h), out.numpy(), self.symmetric)
+        return out
+
+    def dots(self, a: Tensor, b: Tensor) -> Tensor:
+        """⟨a[row], b[column]⟩ of each pair, plus its mirror image's: (pairs, heads)."""
+        kernels = kernels_for("sparse", a, b)
+        if kernels is None:
+            out = (a[self.u] * b[self.v]).sum(-1)
+            return out + (a[self.v] * b[self.u]).sum(-1) if self.symmetric else out
+        out = a.new_empty(len(self.u), a.shape[1])
+        u, v = self.u.numpy(), self.v.numpy()
+        left, right, values = array(a), array(b), out.numpy()
+        if a.shape[1] == 1:
+            flat = (left[:, 0], right[:, 0], values[:, 0])
+            kernels.pairs_sddmm_flat(u, v, *flat, self.symmetric)
+        else:
+            kernels.pairs_sddmm(u, v, left, right, values, self.symmetric)
+        return out
+
+
+Pattern = CSR | Pairs

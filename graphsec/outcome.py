@@ -1,0 +1,108 @@
+"""What an attack returns: evidence, never metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphsec.graph import Graph
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outcome:
+    """Base of all evidence.
+
+    Attributes:
+        info: What the attack reports about its own run (losses by step, …); never scored.
+    """
+
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, graph: Graph) -> Graph:
+        """The graph after the attack; unchanged unless the attack changes graphs."""
+        return graph
+
+
+def _no_flips() -> Tensor:
+    return torch.zeros((2, 0), dtype=torch.int64)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Perturbation(Outcome):
+    """A changed graph.
+
+    Attributes:
+        flips: (2, k) pairs whose edge is added if absent, removed if present.
+        x: Features after the attack, None where they are untouched.
+        per_target: For local attacks, the flips against each target node alone.
+    """
+
+    flips: Tensor = field(default_factory=_no_flips)
+    x: Tensor | None = None
+    per_target: dict[int, Tensor] = field(default_factory=dict)
+
+    def apply(self, graph: Graph) -> Graph:
+        """The attacked graph."""
+        changed = graph.flip(self.flips)
+        return changed if self.x is None else changed.replace(x=self.x)
+
+    def worlds(self, graph: Graph) -> Iterator[tuple[int, Graph]]:
+        """(target, attacked graph) of each target, for local attacks."""
+        for target, flips in self.per_target.items():
+            yield target, graph.flip(flips)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinkScores(Outcome):
+    """How likely each pair is an edge.
+
+    Attributes:
+        pairs: (2, k).
+        scores: (k,), higher means more likely; finite.
+    """
+
+    pairs: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MemberScores(Outcome):
+    """How likely each node was in the training set.
+
+    Attributes:
+        nodes: (k,).
+        scores: (k,), higher means more likely; finite.
+    """
+
+    nodes: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reconstruction(Outcome):
+    """Recovered tensors.
+
+    Attributes:
+        nodes: (k,) nodes they belong to, in the attacker's numbering.
+        x: (k, d) recovered features, None if not attempted.
+        adj: (k, k) recovered edge scores, None if not attempted.
+    """
+
+    nodes: Tensor
+    x: Tensor | None = None
+    adj: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StolenModel(Outcome):
+    """A copy of the victim.
+
+    Attributes:
+        predictor: The stolen model.
+    """
+
+    predictor: Any

@@ -1,0 +1,249 @@
+"""Predictor: a trained thing that answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from graphsec.graph import Graph
+from graphsec.models.base import GNN, Capabilities, Sizes
+from graphsec.ops import Adj, Features
+from graphsec.registry import DEFENSES
+from graphsec.train import Recipe, Trace
+
+How = Literal["exact", "relaxed", "bypass"]
+
+
+class Sanitiser(Protocol):
+    """Preprocessing that a defense runs before the model, differentiable unless it says not."""
+
+    def __call__(
+        self, x: Tensor | Features, adj: Adj, how: How = "exact"
+    ) -> tuple[Tensor | Features, Adj]:
+        """Sanitised features and adjacency."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyStatement:
+    """What is promised about whom; never made where the proof has a gap.
+
+    Attributes:
+        epsilon: ε of (ε, δ)-differential privacy.
+        delta: δ.
+        relation: Which graphs are neighbours ("add or remove a node and its edges", …).
+        family: Graphs for which it holds ("out-degree at most 5, publicly known", …).
+        release: What may be shown ("weights", "weights and answers", …).
+        argument: Where the proof stands.
+    """
+
+    epsilon: float
+    delta: float
+    relation: str
+    family: str
+    release: str
+    argument: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a predictor came to be: enough to train another one the same way."""
+
+    recipe: Recipe
+    defense: Any
+
+    def spec(self) -> dict[str, Any]:
+        """Plain form, for saving."""
+        return {**self.recipe.spec(), "defense": self.defense.spec()}
+
+
+def _nothing(x: Tensor | Features, adj: Adj, how: How = "exact") -> tuple[Tensor | Features, Adj]:
+    return x, adj
+
+
+class Predictor:
+    """A trained model behind its defense.
+
+    Args:
+        model: The module, in evaluation mode.
+        sanitise: The defense's preprocessing; rerun on every graph, attacked ones too.
+        origin: Recipe and defense it came from, None for a foreign model.
+        how: How preprocessing is run: exactly, relaxed to be differentiable, or bypassed.
+        privacy: What is promised, if anything.
+        trace: What training showed.
+        allowed: Which node pairs could be edges after sanitising, for adaptive attackers.
+    """
+
+    def __init__(
+        self,
+        model: GNN,
+        *,
+        sanitise: Sanitiser = _nothing,
+        origin: Origin | None = None,
+        how: How = "exact",
+        privacy: PrivacyStatement | None = None,
+        trace: Trace | None = None,
+        allowed: Callable[[Graph, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.sanitise = sanitise
+        self.origin = origin
+        self.how: How = how
+        self.privacy = privacy
+        self.trace = trace or Trace()
+        self._allowed = allowed
+        self._logits: WeakKeyDictionary[Graph, Tensor] = WeakKeyDictionary()
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        """Logits (n, classes), differentiable, with the defense's preprocessing inside."""
+        x, adj = self.sanitise(x, adj, self.how)
+        out: Tensor = self.model(x, adj)
+        return out
+
+    def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
+        """Outputs of all layers, the logits last."""
+        x, adj = self.sanitise(x, adj, self.how)
+        return self.model.hidden(x, adj)
+
+    @torch.no_grad()
+    def logits(self, graph: Graph, nodes: Tensor | None = None) -> Tensor:
+        """Logits of ``nodes`` (default all) in ``graph``, which is sanitised first."""
+        known = self._logits.get(graph)
+        if known is None:
+            if graph.x is None:
+                raise ValueError(f"x is missing in {graph.name!r}: the model needs features")
+            known = self.forward(graph.x, graph.adj)
+            self._logits[graph] = known
+        return known if nodes is None else known[nodes]
+
+    def predict_proba(self, graph: Graph, nodes: Tensor | None = None) -> Tensor:
+        """Class probabilities (k, classes)."""
+        return self.logits(graph, nodes).softmax(1)
+
+    def predict(self, graph: Graph, nodes: Tensor | None = None) -> Tensor:
+        """Predicted classes (k,), or values for regression."""
+        logits = self.logits(graph, nodes)
+        return logits.squeeze(-1) if graph.task == "regression" else logits.argmax(1)
+
+    def rank(
+        self, graph: Graph, users: Tensor, k: int, exclude: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
+        """Top-k items of each user, for ranking models.
+
+        Raises:
+            TypeError: This model does not rank.
+        """
+        raise TypeError(f"{type(self.model).__name__} does not rank items")
+
+    def certify(self, graph: Graph, nodes: Tensor, rng: Any) -> Tensor:
+        """Certified radii of nodes, where the defense certifies.
+
+        Raises:
+            TypeError: This defense certifies nothing.
+        """
+        name = self.origin.defense.name if self.origin else "a wrapped model"
+        raise TypeError(f"{name} certifies nothing")
+
+    @property
+    def filters(self) -> bool:
+        """Whether sanitising can refuse pairs, so that ``allows`` is worth asking."""
+        return self._allowed is not None
+
+    def allows(self, graph: Graph, pairs: Tensor) -> Tensor:
+        """(k,) whether each pair (2, k) could be an edge that sanitising keeps."""
+        if self._allowed is None:
+            return torch.ones(pairs.shape[1], dtype=torch.bool)
+        return self._allowed(graph, pairs)
+
+    # -- variants -----------------------------------------------------------------------------
+
+    def relaxed(self, how: How = "exact") -> Predictor:
+        """The same predictor with its preprocessing run another way, for adaptive attackers."""
+        other = Predictor(
+            self.model, sanitise=self.sanitise, origin=self.origin, how=how,
+            privacy=self.privacy, trace=self.trace, allowed=self._allowed,
+        )  # fmt: skip
+        if how == "bypass":
+            other._allowed = None
+        return other
+
+    @staticmethod
+    def wrap(
+        module: nn.Module,
+        forward: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
+        *,
+        layers: int = 2,
+    ) -> Predictor:
+        """A predictor around your own model.
+
+        Args:
+            module: Any trained torch module.
+            forward: ``(module, x, edge_index, edge_weight) -> logits``; x is dense (n, d),
+                edge_index (2, E) source and target without self-loops, edge_weight (E,) with
+                0 for absent edges.
+            layers: Hops that the model looks.
+        """
+        return Predictor(_Wrapped(module, forward, layers))
+
+    # -- files --------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write weights and origin to one file; returns its path.
+
+        Raises:
+            TypeError: A wrapped model has no origin to build it from again.
+        """
+        if self.origin is None:
+            raise TypeError("a wrapped model can't be saved: save the module itself")
+        sizes = getattr(self, "sizes", None)
+        if sizes is None:
+            raise TypeError("this predictor does not know the sizes it was built for")
+        header = json.dumps({"origin": self.origin.spec(), "sizes": list(sizes), "version": 1})
+        target = Path(path)
+        torch.save({"header": header, "state": self.model.state_dict()}, target)
+        return target
+
+    sizes: tuple[int, int, int] | None = None
+
+    @staticmethod
+    def load(path: str | Path) -> Predictor:
+        """A predictor from ``save``; only tensors and text are read, never code."""
+        content = torch.load(Path(path), weights_only=True)
+        header = json.loads(content["header"])
+        origin = header["origin"]
+        recipe = Recipe.of(origin["model"], origin["training"])
+        defense = DEFENSES.build(origin["defense"])
+        predictor: Predictor = defense.predictor(recipe, Sizes(*header["sizes"]))
+        predictor.model.load_state_dict(content["state"])
+        predictor.model.eval()
+        return predictor
+
+
+class _Wrapped(GNN):
+    """A foreign module behind the interface."""
+
+    capabilities = Capabilities(sampled=False)
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Tensor], layers: int) -> None:
+        super().__init__(layers)
+        self.module = module
+        self._call = forward
+
+    def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        dense = x if isinstance(x, Tensor) and x.layout == torch.strided else x.to_dense()
+        merged = adj.merged()
+        row, col = merged.csr.coo
+        assert merged.weight is not None
+        return self._call(self.module, dense, torch.stack([col, row]), merged.weight)
+
+    def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
+        return [self.forward(x, adj)]

@@ -1,0 +1,105 @@
+"""Which figures a data set and a model get, and the points in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from graphsec.report import figures
+from graphsec.report.data import Book, Row, Scenario, distinct, same, scenarios, summary
+from graphsec.stats import Interval
+
+AMOUNTS = ("edges", "edges_per_node", "nodes", "features")
+
+
+def robustness(
+    made: Book, dataset: str, model: str, rows: list[Row], name: str
+) -> list[dict[str, Any]]:
+    """One figure for each attack with a budget: accuracy from 0 to the largest budget."""
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        key = _amount(row.scenario)
+        if not row.scenario.harmless and key and "attacked_accuracy" in row.record.metrics:
+            series.setdefault(_without(row.scenario, key[0]), []).append(row)
+    reference = made.reference(dataset)
+    drawn = [
+        (mine, [_line(made, d, mine) for d in distinct(mine, lambda r: r.defense)])
+        for mine in series.values()
+    ]
+    limits = _limits([v for _, lines in drawn for line in lines for v in line.y], reference)
+    found = []
+    for i, (mine, lines) in enumerate(drawn, 1):
+        first = mine[0].scenario
+        kind, value = _amount(first) or ("edges", 0.0)
+        adaptive = "" if first.adaptive else " (not adaptive)"
+        title = f"{first.attack}{adaptive}: accuracy over budget, {dataset}, {model}"
+        words = kind.replace("_", " ")
+        svg = figures.robustness(
+            lines, reference, limits=limits, title=title, name=f"{name}-b{i}",
+            x_label=f"budget: {words}{', %' if isinstance(value, float) else ''}",
+        )  # fmt: skip
+        tags = sorted({r.scenario.tag for r in mine}, key=lambda t: int(t[1:]))
+        found.append({"svg": svg, "title": f"{first.attack}{adaptive}", "tags": tags,
+                      "what": "accuracy over the budget; 0 is the clean graph"})  # fmt: skip
+    return found
+
+
+def _limits(values: Sequence[Interval], reference: Interval | None) -> tuple[float, float]:
+    """One range of accuracy for all figures of a section, intervals included."""
+    shown = [*values, *([reference] if reference is not None else [])]
+    ends = [end for v in shown for end in (v.mean, v.low, v.high) if end is not None]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    margin = max(0.02, 0.05 * (high - low))
+    return max(0.0, low - margin), min(1.01, high + margin)
+
+
+def _amount(scenario: Scenario) -> tuple[str, float] | None:
+    budget = scenario.spec.get("budget") or {}
+    return next(((k, budget[k]) for k in AMOUNTS if budget.get(k)), None)
+
+
+def _without(scenario: Scenario, kind: str) -> str:
+    """The scenario without the size of its budget: what a curve keeps fixed."""
+    budget = dict(scenario.spec.get("budget") or {})
+    fraction = isinstance(budget.pop(kind), float)
+    rest = {**scenario.spec, "budget": budget}
+    return json.dumps([scenario.attack, scenario.game, kind, fraction, rest], sort_keys=True)
+
+
+def _line(made: Book, defense: str, rows: list[Row]) -> figures.Line:
+    rows = [row for row in rows if row.defense == defense]
+    points: dict[float, Interval] = {}
+    clean = summary(rows, "accuracy")
+    if clean is not None:
+        points[0.0] = clean
+    for scenario in scenarios(rows):
+        value = summary([r for r in rows if same(r, scenario)], "attacked_accuracy")
+        amount = _amount(scenario)
+        if value is not None and amount is not None:
+            points[amount[1] * (100 if isinstance(amount[1], float) else 1)] = value
+    x = tuple(sorted(points))
+    y = tuple(points[each] for each in x)
+    return figures.Line(label=defense, x=x, y=y, place=made.defenses.index(defense))
+
+
+def rocs(made: Book, rows: list[Row], name: str) -> list[dict[str, Any]]:
+    scoring = [row for row in rows if "roc" in row.record.curves]
+    found = []
+    for i, scenario in enumerate(scenarios(scoring), 1):
+        lines = []
+        mine = [row for row in scoring if same(row, scenario)]
+        for defense in distinct(mine, lambda r: r.defense):
+            group = [row for row in mine if row.defense == defense]
+            x, y = figures.average_roc(
+                [r.record.curves["roc"] for r in group], [r.replicate for r in group]
+            )
+            place = made.defenses.index(defense)
+            lines.append(figures.Line(label=defense, x=x, y=y, place=place))
+        for log in (False, True):
+            scale = ", logarithmic" if log else ""
+            title = f"{scenario.label}: ROC{scale}, {mine[0].dataset}, {mine[0].model}"
+            svg = figures.roc(lines, log=log, title=title, name=f"{name}-r{i}{'l' if log else ''}")
+            found.append({"svg": svg, "title": scenario.label, "tags": [scenario.tag],
+                          "what": f"ROC averaged over replicates{scale}"})  # fmt: skip
+    return found

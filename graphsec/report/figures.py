@@ -1,0 +1,220 @@
+"""Figures as inline SVG, whose colours and fonts the page's style sheet decides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphsec.stats import Interval, mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Placeholders that become CSS variables, so that one drawing serves light, dark and print.
+_INK, _SOFT = "#010203", "#010204"
+_SERIES = tuple(f"#0a0b{i:02x}" for i in range(8))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# Colour never carries the meaning alone: markers and dashes repeat it.
+_DASHES: tuple[Any, ...] = (
+    "-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)),
+    (0, (4, 1.5, 1.5, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (1, 2)), (0, (8, 2, 3, 2)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One method's points.
+
+    Attributes:
+        label: What the legend says.
+        x: (k,) abscissas.
+        y: (k,) means with intervals.
+        place: Number of the method, which decides its colour, marker and dashes everywhere.
+    """
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[Interval, ...]
+    place: int
+
+
+def robustness(
+    lines: Sequence[Line],
+    reference: Interval | None,
+    *,
+    limits: tuple[float, float],
+    x_label: str,
+    title: str,
+    name: str,
+) -> str:
+    """Accuracy over the budget, one line a defense, shaded intervals, and the MLP's level.
+
+    Args:
+        lines: Defenses.
+        reference: Accuracy of the MLP, None if it was not run.
+        limits: Lowest and highest accuracy shown, the same in figures to be compared.
+        x_label: What the budget counts.
+        title: Accessible name of the figure.
+        name: Prefix of the ids inside, unique on the page.
+    """
+    figure, axes = _canvas(len(lines) + 1)
+    for line in lines:
+        i = line.place
+        _band(axes, line)
+        axes.plot(
+            line.x, [v.mean for v in line.y], color=_SERIES[i % 8], linestyle=_DASHES[i % 8],
+            marker=_MARKERS[(i + i // 8) % 8], label=line.label,
+        )  # fmt: skip
+    if reference is not None:
+        label = "MLP (no graph)"
+        axes.axhline(reference.mean, color=_INK, linestyle=(0, (1, 1.2)), lw=1.6, label=label)
+        if reference.low is not None and reference.high is not None:
+            axes.axhspan(reference.low, reference.high, color=_INK, alpha=0.1, lw=0)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel("accuracy under attack")
+    axes.set_ylim(*limits)
+    spoken = [f"{line.label}: {', '.join(v.text() for v in line.y)}" for line in lines]
+    if reference is not None:
+        spoken.append(f"MLP (no graph): {reference.text()}")
+    return _svg(figure, title, f"{title}. {'; '.join(spoken)}.", name)
+
+
+def roc(lines: Sequence[Line], *, log: bool, title: str, name: str) -> str:
+    """ROC curves with the diagonal of guessing.
+
+    Args:
+        lines: Defenses, on one grid of false-positive rates.
+        log: Whether both axes are logarithmic, for what happens at low false-positive rates.
+        title: Accessible name of the figure.
+        name: Prefix of the ids inside, unique on the page.
+    """
+    figure, axes = _canvas(len(lines) + 1)
+    grid = np.geomspace(1e-3, 1, 30) if log else np.array([0.0, 1.0])
+    axes.plot(grid, grid, color=_INK, linestyle=(0, (1, 1.2)), lw=1.2, label="guessing")
+    for line in lines:
+        _band(axes, line)
+        axes.plot(
+            line.x, [v.mean for v in line.y], color=_SERIES[line.place % 8],
+            linestyle=_DASHES[line.place % 8], label=line.label,
+        )  # fmt: skip
+    if log:
+        axes.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1.05))
+        from matplotlib.ticker import FuncFormatter, NullLocator
+
+        plain = FuncFormatter(lambda v, _: f"{v:g}")
+        axes.xaxis.set_major_formatter(plain)
+        axes.yaxis.set_major_formatter(plain)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    axes.set_xlabel("false positive rate" + (" (log)" if log else ""))
+    axes.set_ylabel("true positive rate" + (" (log)" if log else ""))
+    return _svg(figure, title, f"{title}. The areas under the curves are in the table.", name)
+
+
+def average_roc(
+    curves: Sequence[dict[str, Any]], replicates: Sequence[tuple[int, int]]
+) -> tuple[tuple[float, ...], tuple[Interval, ...]]:
+    """Vertical average of ROC curves on one grid of false-positive rates.
+
+    Source: Fawcett 2006, "An introduction to ROC analysis", section 8.1.
+
+    Args:
+        curves: Points ``x`` (false) and ``y`` (true positive rates) of each replicate.
+        replicates: (split, seed) of each.
+    """
+    grid = np.unique(np.r_[np.linspace(0, 1, 51), np.geomspace(1e-3, 1, 40)])
+    sampled = [np.interp(grid, curve["x"], curve["y"]) for curve in curves]
+    clusters = ([r[0] for r in replicates], [r[1] for r in replicates])
+    columns = zip(*(values.tolist() for values in sampled), strict=True)
+    averages = tuple(mean_interval(column, clusters=clusters) for column in columns)
+    return tuple(grid.tolist()), averages
+
+
+def shades(values: Sequence[float], *, low: float, high: float) -> list[tuple[str, str]]:
+    """(background, text) colours of a heat map: cividis, dark at ``low``, light at ``high``.
+
+    The text is black or white, whichever contrasts more (WCAG 2 relative luminance).
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    found = []
+    for value in values:
+        share = min(max((value - low) / (high - low), 0.0), 1.0) if high != low else 0.5
+        rgb = np.asarray(colormaps["cividis"](share)[:3])
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+        found.append((to_hex(tuple(rgb)), "#000" if luminance > 0.179 else "#fff"))
+    return found
+
+
+def _canvas(entries: int) -> tuple[Any, Axes]:
+    """A figure with room for a legend of ``entries`` names below; margins are in inches."""
+    from matplotlib.figure import Figure
+
+    width, plot, below = 4.6, 2.75, 0.55 + 0.19 * ((entries + 1) // 2)
+    height = plot + below + 0.1
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0.65 / width, below / height, (width - 0.8) / width, plot / height))
+    axes.set_facecolor("none")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_SOFT)
+    axes.tick_params(colors=_INK, labelsize=9)
+    axes.grid(color=_SOFT, alpha=0.25, lw=0.6)
+    axes.xaxis.label.set(color=_INK, size=10)
+    axes.yaxis.label.set(color=_INK, size=10)
+    return figure, axes
+
+
+def _band(axes: Axes, line: Line) -> None:
+    if all(v.low is not None for v in line.y) and len(line.y) > 1:
+        low = [max(v.low or 0.0, 0.0) for v in line.y]
+        high = [min(v.high or 0.0, 1.0) for v in line.y]
+        axes.fill_between(line.x, low, high, color=_SERIES[line.place % 8], alpha=0.16, lw=0)
+
+
+def _svg(figure: Any, title: str, description: str, name: str) -> str:
+    """The figure as an SVG element without ids of its own, dates or outside addresses."""
+    from matplotlib import rc_context
+
+    buffer = StringIO()
+    # Text stays text: it can be searched, scaled and read aloud.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False}):
+        legend = figure.legend(
+            loc="lower center", ncols=2, fontsize=9, frameon=False, borderaxespad=0.2
+        )
+        for text in legend.get_texts():
+            text.set_color(_INK)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]+)"', svg)
+    assert box is not None
+    # The style sheet sets fonts; sizes alone are kept, which the layout was measured with.
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"(font-family|font-stretch): [^;\"]+;? ?", "", svg)
+    for i, colour in enumerate(_SERIES):
+        svg = svg.replace(colour, f"var(--series-{i + 1})")
+    svg = svg.replace(_INK, "var(--ink)").replace(_SOFT, "var(--soft)")
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    head = (
+        f'<svg class="plot" viewBox="{box.group(1)}" role="img" '
+        f'aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{escape(title)}</title>'
+        f'<desc id="{name}-desc">{escape(description)}</desc>'
+    )
+    return head + svg[svg.index(">") + 1 :].rstrip()
+
+
+__all__ = ["Line", "average_roc", "robustness", "roc", "shades"]

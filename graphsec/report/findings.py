@@ -1,0 +1,152 @@
+"""What the records say in one line each: the best defense under the strongest attack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphsec.report.data import (
+    Book,
+    Row,
+    Scenario,
+    distinct,
+    main_metric,
+    metric_entry,
+    replicates,
+    same,
+    scenarios,
+    summary,
+)
+from graphsec.stats import Interval, Paired, adjust, paired
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The defense that does best under the attack that is strongest against it.
+
+    Attributes:
+        dataset: Label of the dataset.
+        model: Label of the model.
+        metric: Name of the metric.
+        metric_label: What the metric is called.
+        defense: The best defense.
+        attack: The scenario that is strongest against it.
+        value: The metric under that attack.
+        clean: Clean accuracy of the defense.
+        gain: Against no defense, each under its own strongest attack; positive is better. None
+            where no defense is best, or was not run.
+        adjusted: P-value of the gain, corrected over all findings.
+        reference: Accuracy of the MLP, where the metric is an accuracy.
+        caveats: What the reader must know: adaptivity, missing attacks, below the MLP.
+    """
+
+    dataset: str
+    model: str
+    metric: str
+    metric_label: str
+    defense: str
+    attack: Scenario
+    value: Interval
+    clean: Interval | None
+    gain: Paired | None
+    adjusted: float | None
+    reference: Interval | None
+    caveats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Worst:
+    defense: str
+    scenario: Scenario
+    rows: list[Row]
+    value: Interval
+    attacks: int
+    adaptive: bool
+
+
+def findings(book: Book) -> list[Finding]:
+    """One finding for each dataset, model and kind of attack."""
+    found = []
+    for (dataset, model), rows in book.groups.items():
+        attacked = [row for row in rows if not row.scenario.harmless]
+        by_metric: dict[str, list[Row]] = {}
+        for scenario in scenarios(attacked):
+            mine = [row for row in attacked if same(row, scenario)]
+            metric = main_metric(mine)
+            if metric is not None:
+                by_metric.setdefault(metric, []).extend(mine)
+        for metric, mine in by_metric.items():
+            finding = _finding(book, dataset, model, metric, mine)
+            if finding is not None:
+                found.append(finding)
+    return _corrected(found)
+
+
+def _finding(
+    book: Book, dataset: str, model: str, metric: str, rows: Sequence[Row]
+) -> Finding | None:
+    entry = metric_entry(rows, metric)
+    sign = 1 if entry["higher_is_better"] else -1
+    worst = [w for d in distinct(rows, lambda r: r.defense) if (w := _worst(rows, d, metric, sign))]
+    if not worst:
+        return None
+    best = max(worst, key=lambda w: sign * w.value.mean)
+    plain = next((w for w in worst if w.defense == "none"), None)
+    gain = None
+    if plain is not None and plain is not best:
+        mine, theirs = replicates(best.rows, metric), replicates(plain.rows, metric)
+        shared = [k for k in mine if k in theirs]
+        if shared:
+            gain = paired([sign * mine[k] for k in shared], [sign * theirs[k] for k in shared])
+    reference = None
+    if metric == "attacked_accuracy" and not model.startswith("mlp"):
+        reference = book.reference(dataset)
+    return Finding(
+        dataset=dataset, model=model, metric=metric, metric_label=str(entry["label"]),
+        defense=best.defense, attack=best.scenario, value=best.value,
+        clean=summary([r for r in rows if r.defense == best.defense], "accuracy"),
+        gain=gain, adjusted=None if gain is None else gain.p_value, reference=reference,
+        caveats=_caveats(best, worst, reference),
+    )  # fmt: skip
+
+
+def _worst(rows: Sequence[Row], defense: str, metric: str, sign: int) -> _Worst | None:
+    mine = [row for row in rows if row.defense == defense]
+    candidates = []
+    for scenario in scenarios(mine):
+        group = [row for row in mine if same(row, scenario)]
+        value = summary(group, metric)
+        if value is not None:
+            candidates.append((scenario, group, value))
+    if not candidates:
+        return None
+    scenario, group, value = min(candidates, key=lambda c: sign * c[2].mean)
+    adaptive = any(c[0].adaptive for c in candidates)
+    return _Worst(defense, scenario, group, value, len(candidates), adaptive)
+
+
+def _caveats(best: _Worst, all_: Sequence[_Worst], reference: Interval | None) -> tuple[str, ...]:
+    said = []
+    most = max(w.attacks for w in all_)
+    if best.defense != "none" and not best.adaptive:
+        said.append("no adaptive attack was run against it")
+    if best.attacks < most:
+        said.append(f"met {best.attacks} of {most} attacks")
+    if reference is not None and best.value.mean < reference.mean:
+        said.append(f"below an MLP that ignores the graph ({reference.text()})")
+    if best.value.half_width is None:
+        said.append("one replicate, so no interval")
+    return tuple(said)
+
+
+def _corrected(found: list[Finding]) -> list[Finding]:
+    from dataclasses import replace
+
+    tested = [i for i, f in enumerate(found) if f.adjusted is not None]
+    values = adjust([found[i].adjusted or 0.0 for i in tested])
+    for i, p in zip(tested, values, strict=True):
+        found[i] = replace(found[i], adjusted=p)
+    return found
+
+
+__all__ = ["Finding", "findings"]

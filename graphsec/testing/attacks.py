@@ -1,0 +1,187 @@
+"""The contract of attacks."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar
+from unittest import SkipTest
+
+import numpy as np
+import torch
+
+from graphsec.cell import Cell, score
+from graphsec.defenses import build as build_defense
+from graphsec.game import Secret
+from graphsec.graph import Graph
+from graphsec.outcome import LinkScores, MemberScores, Outcome, Perturbation
+from graphsec.predict import Predictor
+from graphsec.registry import ATTACKS, GAMES
+from graphsec.rng import Rng
+from graphsec.testing.common import (
+    TRAINING,
+    Contract,
+    any_dataset,
+    content,
+    disturb,
+    global_state,
+    same,
+    x_of,
+)
+from graphsec.threat import Access, AccessDenied, Threat
+from graphsec.train import Recipe
+from graphsec.verbs import attack as attack_verb
+
+
+@cache
+def _victim(name: str, seed: int, model: str, training: str, graph: Graph) -> Predictor:
+    recipe = Recipe.of(json.loads(model), json.loads(training))
+    return build_defense("none").fit(graph, recipe, Rng(seed)["defense"])
+
+
+class AttackContract(Contract):
+    """What every attack must do.
+
+    Attributes:
+        threat: Threat it runs under; its own needs are granted.
+        model: Model of the victim.
+        training: Training of the victim.
+        beats_random: Whether an attack with a budget of edges must do more harm than random
+            flips (turn it off for a baseline).
+    """
+
+    threat: ClassVar[Mapping[str, Any]] = {"budget": {"edges": 0.15}}
+    model: ClassVar[Mapping[str, Any]] = {"name": "gcn", "hidden": 16}
+    training: ClassVar[Mapping[str, Any]] = TRAINING
+    beats_random: ClassVar[bool] = True
+
+    @property
+    def component(self) -> Any:
+        """The attack."""
+        return ATTACKS.build(self.spec)
+
+    def _cell(self) -> Cell:
+        return Cell(dataset=any_dataset(), attack=self.component.spec(), threat=self.threat)
+
+    def _play(self, graph: Graph, seed: int = 0) -> tuple[Graph, Secret | None]:
+        played: tuple[Graph, Secret | None] = GAMES.build(self.component.game).prepare(
+            graph, Rng(seed)["game"]
+        )
+        return played
+
+    def _victim(self, known: Graph, seed: int = 0) -> Predictor:
+        parts = json.dumps(dict(self.model)), json.dumps(dict(self.training))
+        return _victim(known.name, seed, *parts, known)
+
+    def _run(self, graph: Graph, seed: int = 0, spec: Any = None, **threat: Any) -> Any:
+        known, secret = self._play(graph)
+        question = None if secret is None else secret.question
+        return attack_verb(
+            self.component if spec is None else spec, self._victim(known), known,
+            threat={**self.threat, **threat}, question=question, seed=seed,
+        )  # fmt: skip
+
+    def test_runs_under_its_declared_needs(self, graph: Graph) -> None:
+        """Nothing more than ``needs`` is granted, and the outcome passes the threat's check."""
+        known, secret = self._play(graph)
+        outcome = self._run(graph, access=tuple(self.component.needs.names))
+        assert isinstance(outcome, Outcome)
+        if isinstance(outcome, LinkScores | MemberScores):
+            assert secret is not None
+            asked = outcome.pairs if isinstance(outcome, LinkScores) else outcome.nodes
+            assert torch.equal(asked, secret.question)
+            assert torch.isfinite(outcome.scores).all()
+        assert score(outcome, known, self._victim(known), secret=secret)
+
+    def test_is_denied_what_the_threat_withholds(self, graph: Graph) -> None:
+        """Without any one of its needs it does not run."""
+        for flag in self.component.needs:
+            rest = tuple((self.component.needs & ~flag).names)
+            message = ""
+            try:
+                self._run(graph, access=rest)
+            except AccessDenied as error:
+                message = str(error)
+            assert str(flag.name).lower() in message, f"ran without access to {flag.name}"
+
+    def test_declares_no_more_than_it_uses_of_the_graph(self, graph: Graph) -> None:
+        """Without a part of the graph that it declares, it fails or gives another outcome."""
+        known, secret = self._play(graph)
+        full = self._run(graph)
+        parts = Access.FEATURES | Access.EDGES | Access.TRUE_LABELS | Access.TRAIN_LABELS
+        for flag in self.component.needs & parts:
+            access = tuple((self.component.needs & ~flag).names)
+            threat = Threat.of({**self.threat, "access": access}).resolve(self.component)
+            view = threat.open(
+                self._victim(known), known, Rng(0)["view"],
+                question=None if secret is None else secret.question,
+            )  # fmt: skip
+            try:
+                outcome = self.component.run(view, Rng(0)["attack"])
+            except Exception:
+                continue
+            assert not same(outcome, full), f"declares {flag.name} but does without"
+
+    def test_holds_the_budget(self, graph: Graph) -> None:
+        """Edges are recounted on the attacked graph: no more change than allowed, anywhere."""
+        for edges, each in ((0, None), (3, None), (0.1, None), (0.2, 1), (5, 2)):
+            budget = {"edges": edges, "edges_per_node": each}
+            outcome = self._run(graph, budget=budget)
+            if not isinstance(outcome, Perturbation):
+                assert content(outcome.apply(graph)) == content(graph)
+                continue
+            before, after = (
+                np.asarray(g.to_scipy().todense()) != 0 for g in (graph, outcome.apply(graph))
+            )
+            change = before != after
+            limit = int(edges * graph.num_edges + 1e-9) if isinstance(edges, float) else edges
+            assert change.sum() == outcome.flips.shape[1] * (1 if graph.directed else 2)
+            assert outcome.flips.shape[1] <= limit
+            if each is not None:
+                assert change.sum(1).max() <= each
+
+    def test_same_seed_same_outcome(self, graph: Graph) -> None:
+        """Whatever the global generators hold, which are left as they were."""
+        disturb()
+        first = self._run(graph, seed=3)
+        disturb()
+        before = global_state()
+        again = self._run(graph, seed=3)
+        assert same(first, again)
+        assert same(before, global_state())
+
+    def test_leaves_its_inputs_alone(self, graph: Graph) -> None:
+        """Neither the graph nor the victim nor the question changes."""
+        known, secret = self._play(graph)
+        victim = self._victim(known)
+        state = {k: v.clone() for k, v in victim.model.state_dict().items()}
+        asked = torch.zeros(0) if secret is None else secret.question.clone()
+        before, logits = content(graph), victim.logits(known).clone()
+        self._run(graph)
+        assert content(graph) == before
+        assert same(state, dict(victim.model.state_dict()))
+        assert torch.equal(logits, victim.forward(x_of(known), known.adj).detach())
+        assert secret is None or torch.equal(secret.question, asked)
+
+    def test_beats_the_trivial_attacker(self, graph: Graph) -> None:
+        """Flips do more harm than random ones of the same number; scores beat guessing."""
+        if not self.beats_random:
+            raise SkipTest("a baseline is not compared with itself")
+        known, secret = self._play(graph)
+        seeds = range(3)
+        mine = [self._run(graph, seed) for seed in seeds]
+        if isinstance(mine[0], Perturbation):
+            flips = [self._run(graph, seed, "random") for seed in seeds]
+            harm, chance = (
+                statistics.median(
+                    float(score(one, known, self._victim(known))["attacked_accuracy"])
+                    for one in outcomes
+                )
+                for outcomes in (mine, flips)
+            )
+            assert harm < chance
+        elif secret is not None:
+            numbers = [score(one, known, self._victim(known), secret=secret) for one in mine]
+            assert statistics.median(float(each["auc"]) for each in numbers) > 0.5

@@ -1,0 +1,144 @@
+"""The contract of defenses."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+from unittest import SkipTest
+
+import torch
+
+from graphsec.cell import Cell, score
+from graphsec.defenses import build as build_defense
+from graphsec.graph import Graph
+from graphsec.outcome import Outcome
+from graphsec.predict import How, Predictor
+from graphsec.rng import Rng
+from graphsec.testing.common import (
+    TRAINING,
+    Contract,
+    any_dataset,
+    content,
+    disturb,
+    global_state,
+    same,
+    some_flips,
+    x_of,
+)
+from graphsec.train import Recipe
+
+
+class DefenseContract(Contract):
+    """What every defense must do.
+
+    Attributes:
+        model: Model behind the defense.
+        training: Its training.
+        utility_drop: Most accuracy it may cost on the clean tiny graphs.
+        saves: Whether its predictors can be saved.
+    """
+
+    model: ClassVar[Any] = {"name": "gcn", "hidden": 16}
+    training: ClassVar[Mapping[str, Any]] = TRAINING
+    utility_drop: ClassVar[float] = 0.15
+    saves: ClassVar[bool] = True
+
+    @property
+    def component(self) -> Any:
+        """The defense."""
+        return build_defense(self.spec)
+
+    def _cell(self) -> Cell:
+        return Cell(dataset=any_dataset(), defense=self.component.spec())
+
+    def _fit(self, graph: Graph, defense: Any = None, seed: int = 0) -> Predictor:
+        made = self.component if defense is None else build_defense(defense)
+        fitted: Predictor = made.fit(graph, Recipe.of(self.model, self.training), Rng(seed)["fit"])
+        return fitted
+
+    def test_keeps_utility(self, graph: Graph) -> None:
+        """Test accuracy, median of three seeds, is near that of the undefended model."""
+
+        def accuracy(defense: Any) -> float:
+            fitted = (self._fit(graph, defense, seed) for seed in range(3))
+            return statistics.median(
+                float(score(Outcome(), graph, one)["accuracy"]) for one in fitted
+            )
+
+        assert accuracy(None) >= accuracy("none") - self.utility_drop
+
+    def test_same_seed_same_predictor(self, graph: Graph) -> None:
+        """Whatever the global generators hold, which are left as they were."""
+        disturb()
+        first = self._fit(graph)
+        disturb()
+        before = global_state()
+        again = self._fit(graph)
+        assert same(before, global_state())
+        assert torch.equal(first.logits(graph), again.logits(graph))
+
+    def test_leaves_the_graph_alone(self, graph: Graph) -> None:
+        """Training and answering do not change the graph."""
+        before = content(graph)
+        self._fit(graph).logits(graph)
+        assert content(graph) == before
+
+    def test_save_and_load(self, graph: Graph, tmp_path: Path) -> None:
+        """A loaded predictor gives the same logits, on attacked graphs too."""
+        if not self.saves:
+            raise SkipTest("says that its predictors can't be saved")
+        made = self._fit(graph)
+        loaded = Predictor.load(made.save(tmp_path / "model.pt"))
+        attacked = graph.flip(some_flips(graph))
+        for each in (graph, attacked):
+            assert torch.equal(loaded.logits(each), made.logits(each))
+
+    def test_sanitises_attacked_graphs(self, graph: Graph) -> None:
+        """Evasion meets the defense's preprocessing of the attacked graph, not of the clean one."""
+        made, flips = self._fit(graph), some_flips(graph, 10)
+        made.logits(graph)  # an answer about the clean graph must not be reused
+        attacked = graph.flip(flips)
+        x, adj = self.component.sanitise(x_of(attacked), attacked.adj)
+        with torch.no_grad():
+            wanted = made.model(x, adj)
+        torch.testing.assert_close(made.logits(attacked), wanted)
+        assert not torch.equal(made.logits(attacked), made.logits(graph))
+
+    def test_candidate_pairs_are_flips(self, graph: Graph) -> None:
+        """Through the defense, candidate pairs at weight 1 give what the flipped graph gives."""
+        made, flips = self._fit(graph), some_flips(graph)
+        adj = graph.adj.with_block(flips, torch.ones(flips.shape[1]), symmetric=not graph.directed)
+        with torch.no_grad():
+            block = made.forward(x_of(graph), adj)
+        torch.testing.assert_close(block, made.logits(graph.flip(flips)), rtol=1e-4, atol=1e-4)
+
+    def test_adaptive_attackers_can_differentiate(self, graph: Graph) -> None:
+        """Every variant answers, with finite gradients in candidate pairs."""
+        made, flips = self._fit(graph), some_flips(graph)
+        for how in get_args(How):
+            weight = torch.full((flips.shape[1],), 0.5, requires_grad=True)
+            adj = graph.adj.with_block(flips, weight, symmetric=not graph.directed)
+            out = made.relaxed(how).forward(x_of(graph), adj)
+            if out.requires_grad:
+                (gradient,) = torch.autograd.grad(out.square().sum(), weight, allow_unused=True)
+                assert gradient is None or torch.isfinite(gradient).all()
+            assert torch.isfinite(out).all()
+
+    def test_pairs_not_allowed_have_no_effect(self, graph: Graph) -> None:
+        """Adding pairs that ``allows`` rules out changes no answer."""
+        made = self._fit(graph)
+        pairs = some_flips(graph, 20)
+        pairs = pairs[:, ~graph.has_edges(pairs)]
+        allowed = made.allows(graph, pairs)
+        assert allowed.shape == (pairs.shape[1],)
+        assert allowed.dtype == torch.bool
+        if not allowed.all():
+            attacked = graph.flip(pairs[:, ~allowed])
+            torch.testing.assert_close(made.logits(attacked), made.logits(graph))
+
+    def test_composes(self, graph: Graph) -> None:
+        """Beside ``none`` it is itself."""
+        composed = self._fit(graph, [self.component, "none"])
+        assert torch.equal(composed.logits(graph), self._fit(graph).logits(graph))

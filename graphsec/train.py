@@ -1,0 +1,312 @@
+"""The one training loop: full batch or sampled, with the published selection rules."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from graphsec.graph import Graph
+from graphsec.models.base import GNN, ModelSpec
+from graphsec.ops import Adj, Features
+from graphsec.registry import MODELS, Component, Range
+from graphsec.rng import Rng
+from graphsec.sampling import batches, take
+
+log = logging.getLogger(__name__)
+
+Step = Callable[[list[Tensor]], list[Tensor]]
+OnEpoch = Callable[[int, dict[str, float]], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Component):
+    """How a model is trained; part of what a result depends on.
+
+    Attributes:
+        epochs: Most epochs.
+        lr: Learning rate of Adam.
+        weight_decay: L2 penalty, added to the gradient as in the reference codes.
+        decay: Whether the penalty is on all layers or on the first, as in GCN's recipe.
+        patience: Epochs without improvement before stopping; None never stops early.
+        select: Which parameters are kept: of the last epoch, of the lowest validation loss, of
+            the highest validation accuracy, or "joint" (GAT's rule: both at least as good as
+            ever; patience runs while neither is).
+        batch_size: Roots a step; None trains on the whole graph.
+        fanouts: Neighbours sampled a layer in batches; None keeps all.
+        expose: Number of first steps whose gradient leaves the trainer (gradient leakage).
+    """
+
+    name: ClassVar[str] = "training"
+    kind: ClassVar[str] = "training"
+
+    epochs: Annotated[int, Field(ge=1), Range(50, 1000, log=True)] = 200
+    lr: Annotated[float, Field(gt=0, le=100), Range(1e-3, 1e-1, log=True)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0), Range(1e-5, 1e-2, log=True)] = 5e-4
+    decay: Literal["all", "first"] = "all"
+    patience: Annotated[int, Field(ge=1)] | None = None
+    select: Literal["last", "loss", "accuracy", "joint"] = "last"
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    fanouts: tuple[int, ...] | None = None
+    expose: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model and how to train it."""
+
+    model: ModelSpec
+    training: Training
+
+    @staticmethod
+    def of(model: Any, training: Any = None) -> Recipe:
+        """Recipe from specs; ``training`` changes single fields of the model's own recipe."""
+        made: ModelSpec = MODELS.build(model)
+        if isinstance(training, Training):
+            return Recipe(made, training)
+        changes = {**made.training, **(training or {})}
+        changes.pop("name", None)
+        known = Training.__dataclass_fields__
+        for name in changes:
+            if name not in known:
+                from graphsec.registry import SpecError, did_you_mean
+
+                raise SpecError(f"training has no field {name!r}; {did_you_mean(name, [*known])}")
+        return Recipe(made, Training(**changes))
+
+    def spec(self) -> dict[str, Any]:
+        """Plain form, for records and keys."""
+        return {"model": self.model.spec(), "training": self.training.spec()}
+
+
+@dataclass(frozen=True)
+class Release:
+    """Something that left the trainer: a gradient, or a message between parties.
+
+    Attributes:
+        round: Step or round it belongs to.
+        kind: "gradient", "message", …
+        tensors: What was sent, by name.
+        sender: Who sent it ("trainer", "party:1", …).
+        receiver: Who received it ("server", "party:2", …).
+    """
+
+    round: int
+    kind: str
+    tensors: dict[str, Tensor]
+    sender: str = "trainer"
+    receiver: str = "server"
+
+    @property
+    def bytes(self) -> int:
+        """Size of the payload."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+
+@dataclass
+class Trace:
+    """What a training showed and did: losses by epoch, and everything it released."""
+
+    epochs: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    releases: list[Release] = field(default_factory=list)
+
+
+def loss_of(task: str, logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy over labelled nodes, or mean squared error for regression."""
+    if task == "regression":
+        return F.mse_loss(logits.squeeze(-1), y)
+    return F.cross_entropy(logits, y, ignore_index=-1)
+
+
+def fit(
+    model: GNN,
+    graph: Graph,
+    training: Training,
+    rng: Rng,
+    *,
+    x: Tensor | Features | None = None,
+    adj: Adj | None = None,
+    release: Step | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Trace:
+    """Train ``model`` in place.
+
+    Args:
+        model: Freshly built model.
+        graph: Supplies labels and split, and features and edges unless given.
+        training: How.
+        rng: Stream of the training; dropout and batches draw from it.
+        x: Features to use instead of the graph's (sanitised).
+        adj: Adjacency to use instead of the graph's (sanitised).
+        release: What happens to a gradient (one tensor a parameter) before it is used and leaves
+            the trainer: clipping, noise, pruning.
+        on_epoch: Called with (epoch, figures); returning True stops the training (pruners).
+
+    Returns:
+        What the training showed.
+
+    Raises:
+        ValueError: The graph lacks what training needs, or the loss stopped being finite.
+    """
+    y, split = _labels(graph, training)
+    x = graph.x if x is None else x
+    assert x is not None
+    adj = graph.adj if adj is None else adj
+    optimizer = _optimizer(model, training)
+    keeper = _Keeper(training)
+    trace = Trace()
+    with rng.scope():
+        for epoch in range(training.epochs):
+            model.train()
+            total = 0.0
+            for step, (roots, xs, adjs) in enumerate(
+                _steps(x, adj, split.train, training, model, rng["epoch"][epoch])
+            ):
+                logits = model(xs, adjs)
+                logits = logits if adjs.hops else logits[roots]
+                loss = loss_of(graph.task, logits, y[roots])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                _release(model, release, trace, training, epoch, step)
+                optimizer.step()
+                total += loss.item() * len(roots)
+            figures = {"loss": total / max(len(split.train), 1)}
+            if not math.isfinite(figures["loss"]):
+                raise ValueError(
+                    f"training loss must stay finite, got {figures['loss']} in epoch {epoch}; "
+                    f"training.lr is {training.lr}"
+                )
+            if keeper.watches or on_epoch is not None:
+                figures.update(_validate(model, graph, x, adj))
+            trace.history.append(figures)
+            trace.epochs = epoch + 1
+            if keeper.stop(model, figures) or (on_epoch and on_epoch(epoch, figures)):
+                break
+    keeper.restore(model)
+    model.eval()
+    return trace
+
+
+def _labels(graph: Graph, training: Training) -> tuple[Tensor, Any]:
+    if graph.y is None:
+        raise ValueError(f"y is missing in {graph.name!r}: training needs labels")
+    if graph.split is None or len(graph.split.train) == 0:
+        raise ValueError(f"split.train is empty in {graph.name!r}: training needs nodes")
+    if graph.x is None:
+        raise ValueError(f"x is missing in {graph.name!r}: training needs features")
+    if (training.select != "last" or training.patience) and len(graph.split.val) == 0:
+        raise ValueError(
+            f"split.val is empty in {graph.name!r}, but training.select is "
+            f"{training.select!r} and training.patience {training.patience}"
+        )
+    return graph.y, graph.split
+
+
+def _optimizer(model: GNN, training: Training) -> torch.optim.Optimizer:
+    if training.decay == "all":
+        groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
+    else:
+        first = {id(p) for p in model.first_parameters()}
+        groups = [
+            {"params": [p for p in model.parameters() if id(p) in first]},
+            {"params": [p for p in model.parameters() if id(p) not in first], "weight_decay": 0.0},
+        ]
+    return torch.optim.Adam(groups, lr=training.lr, weight_decay=training.weight_decay)
+
+
+def _steps(
+    x: Tensor | Features, adj: Adj, train: Tensor, training: Training, model: GNN, rng: Rng
+) -> Any:
+    """(roots, features, adjacency) of each step of an epoch."""
+    if training.batch_size is None:
+        return [(train, x, adj)]
+    if model.layers is None or not model.capabilities.sampled:
+        raise ValueError(f"training.batch_size: {type(model).__name__} does not run on samples")
+    fanouts = training.fanouts or (-1,) * model.layers
+    if len(fanouts) != model.layers:
+        raise ValueError(
+            f"training.fanouts must have one value a layer ({model.layers}), got {fanouts}"
+        )
+    return (
+        (roots, take(x, nodes), batch)
+        for roots, nodes, batch in batches(adj, train, training.batch_size, fanouts, rng)
+    )
+
+
+def _release(
+    model: GNN, release: Step | None, trace: Trace, training: Training, epoch: int, step: int
+) -> None:
+    """Apply the release step to the gradient, and record it while exposure lasts."""
+    named = [(n, p) for n, p in model.named_parameters() if p.grad is not None]
+    if release is not None:
+        changed = release([p.grad for _, p in named if p.grad is not None])
+        for (_, parameter), gradient in zip(named, changed, strict=True):
+            parameter.grad = gradient
+    if len(trace.releases) < training.expose:
+        gradient_of = {n: p.grad.clone() for n, p in named if p.grad is not None}
+        # The parameters of that moment are public in federated learning: they are broadcast.
+        state = {f"parameter:{n}": p.detach().clone() for n, p in model.named_parameters()}
+        trace.releases.append(Release(len(trace.releases), "gradient", {**gradient_of, **state}))
+        log.debug("released the gradient of epoch %d, step %d", epoch, step)
+
+
+@torch.no_grad()
+def _validate(model: GNN, graph: Graph, x: Tensor | Features, adj: Adj) -> dict[str, float]:
+    assert graph.split is not None
+    assert graph.y is not None
+    if len(graph.split.val) == 0:
+        return {}
+    model.eval()
+    logits, y = model(x, adj)[graph.split.val], graph.y[graph.split.val]
+    figures = {"val_loss": float(loss_of(graph.task, logits, y))}
+    if graph.task != "regression":
+        figures["val_accuracy"] = float((logits.argmax(1) == y).float().mean())
+    return figures
+
+
+class _Keeper:
+    """Remembers the parameters that the selection rule prefers, and says when to stop."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.watches = training.select != "last" or training.patience is not None
+        self.best_loss, self.best_accuracy = math.inf, -math.inf
+        self.waited = 0
+        self.state: dict[str, Tensor] | None = None
+
+    def stop(self, model: GNN, figures: dict[str, float]) -> bool:
+        """Take note of an epoch; whether patience has run out."""
+        if not self.watches:
+            return False
+        loss, accuracy = figures["val_loss"], figures.get("val_accuracy", 0.0)
+        lower, higher = loss <= self.best_loss, accuracy >= self.best_accuracy
+        keep = {
+            "last": False,
+            "loss": loss < self.best_loss,
+            "accuracy": accuracy > self.best_accuracy,
+            "joint": lower and higher,
+        }[self.training.select]
+        improved = {"joint": lower or higher, "accuracy": accuracy > self.best_accuracy}.get(
+            self.training.select, loss < self.best_loss
+        )
+        self.best_loss = min(self.best_loss, loss)
+        self.best_accuracy = max(self.best_accuracy, accuracy)
+        if keep:
+            self.state = copy.deepcopy(model.state_dict())
+        self.waited = 0 if improved else self.waited + 1
+        patience = self.training.patience
+        return patience is not None and self.waited >= patience
+
+    def restore(self, model: GNN) -> None:
+        """Put the kept parameters back."""
+        if self.state is not None:
+            model.load_state_dict(self.state)

@@ -1,0 +1,111 @@
+"""Every registered attack keeps the contract of attacks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import graphsec
+from graphsec.graph import Graph
+from graphsec.registry import ATTACKS
+from graphsec.testing import AttackContract, tiny_graphs
+
+BASELINES = ("none", "random")  # what the others are compared with
+
+SPECS = {"prbcd": {"name": "prbcd", "steps": 40, "samples": 5}}  # enough for tiny graphs
+
+for _name in ATTACKS:
+    _fields = {"spec": SPECS.get(_name, _name), "beats_random": _name not in BASELINES}
+    _class = f"Test_{_name.replace('-', '_')}"
+    globals()[_class] = type(_class, (AttackContract,), _fields)
+
+
+@pytest.fixture(scope="module", params=tiny_graphs().values(), ids=list(tiny_graphs()))
+def graph(request: pytest.FixtureRequest) -> Graph:
+    made: Graph = request.param
+    return made
+
+
+@pytest.fixture(scope="module")
+def victim(graph: Graph) -> graphsec.Predictor:
+    return graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 5})
+
+
+@pytest.mark.parametrize("add", [0.0, 0.3, 1.0])
+def test_random_uses_up_the_budget(graph: Graph, victim: graphsec.Predictor, add: float) -> None:
+    outcome = graphsec.attack(
+        {"name": "random", "add": add}, victim, graph, threat={"budget": {"edges": 10}}
+    )
+    added = ~graph.has_edges(outcome.flips)
+    assert outcome.flips.shape[1] == 10
+    assert int(added.sum()) == round(10 * add)
+
+
+def test_random_fills_in_when_one_kind_runs_out(graph: Graph, victim: graphsec.Predictor) -> None:
+    pairs = graph.num_nodes * (graph.num_nodes - 1) // 2
+    for add in (0.0, 1.0):
+        threat = {"budget": {"edges": pairs}}
+        outcome = graphsec.attack({"name": "random", "add": add}, victim, graph, threat=threat)
+        assert outcome.apply(graph).num_edges == pairs - graph.num_edges
+
+
+def test_random_is_uniform(victim: graphsec.Predictor) -> None:
+    """Over many seeds every absent pair of a small graph is drawn about equally often."""
+    small = Graph.from_edges([[0, 1], [1, 2]], 5, x=torch.ones(5, victim.sizes[1]))  # type: ignore[index]
+    counts = torch.zeros(5, 5)
+    for seed in range(400):
+        u, v = graphsec.attack(
+            "random", victim, small, threat={"budget": {"edges": 2}}, seed=seed
+        ).flips
+        counts[u, v] += 1
+    absent = ~torch.eye(5, dtype=torch.bool).triu(1)
+    drawn = counts[counts > 0]
+    assert absent.any()
+    assert len(drawn) == 8
+    assert drawn.sum() == 800
+    assert drawn.min() > 65  # mean 100, standard deviation 8.7
+    assert drawn.max() < 135
+
+
+def test_dice_shares_and_labels(graph: Graph, victim: graphsec.Predictor) -> None:
+    outcome = graphsec.attack("dice", victim, graph, threat={"budget": {"edges": 10}})
+    assert graph.y is not None
+    u, v = graph.y[outcome.flips]
+    added = ~graph.has_edges(outcome.flips)
+    assert int(added.sum()) == 6
+    assert len(added) == 10
+    assert (u[added] != v[added]).all()
+    assert (u[~added] == v[~added]).all()
+    assert (graph.y[outcome.flips] >= 0).all()
+
+
+def test_dice_says_when_it_runs_out(
+    graph: Graph, victim: graphsec.Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It returns every fitting pair there is, and a warning."""
+    assert graph.y is not None
+    n, y = graph.num_nodes, graph.y
+    pairs = n * (n - 1) // 2
+    outcome = graphsec.attack("dice", victim, graph, threat={"budget": {"edges": pairs}})
+    u, v = torch.triu_indices(n, n, 1)
+    edge = graph.has_edges(torch.stack([u, v]))
+    known = (y[u] >= 0) & (y[v] >= 0)
+    fitting = known & ((~edge & (y[u] != y[v])) | (edge & (y[u] == y[v])))
+    assert outcome.flips.shape[1] == int(fitting.sum())
+    assert f"budget of {pairs} flips" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["random", "dice", "prbcd"])
+def test_edges_of_directed_graphs(name: str) -> None:
+    undirected = tiny_graphs()["blocks"]
+    row, col = undirected.edge_index
+    graph = Graph.from_edges(
+        undirected.edge_index[:, ::2], 90, directed=True, x=undirected.x, y=undirected.y,
+        split=undirected.split,
+    )  # fmt: skip
+    victim = graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 20})
+    threat = {"budget": {"edges": 20, "edges_per_node": 3}}
+    outcome = graphsec.attack(name, victim, graph, threat=threat)
+    assert 0 < outcome.flips.shape[1] <= 20
+    changed = graph.to_scipy() != outcome.apply(graph).to_scipy()
+    assert changed.sum() == outcome.flips.shape[1]
