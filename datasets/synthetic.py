@@ -159,7 +159,7 @@ class ContextualSBM(Generated):
     """Contextual block model: two classes in graph and features (Deshpande et al. 2018).
 
     With v ∈ {±1}ⁿ, nodes are joined with probability (d ± λ√d)/n, and features are
-    √(μ/n)·vᵢ·u + z/√p with u and z standard normal. Both signals together can be seen above
+    √(μ/n)·vᵢ·u + z/√p with u ~ N(0, I/p) and z ~ N(0, I). Both signals together can be seen above
     λ² + μ²/γ = 1, γ = n/p.
 
     Attributes:
@@ -173,7 +173,7 @@ class ContextualSBM(Generated):
     num_nodes: Nodes = 1000
     degree: Positive = 10.0
     graph_signal: Annotated[float, Range(-3, 3)] = 2.0
-    feature_signal: Annotated[float, Field(ge=0), Range(0.1, 30, log=True)] = 3.0
+    feature_signal: Annotated[float, Field(ge=0), Range(0.1, 100, log=True)] = 10.0
     features: Annotated[int, Field(ge=1, le=10**5)] = 64
 
     def __post_init__(self) -> None:
@@ -194,7 +194,7 @@ class ContextualSBM(Generated):
         inside, outside = (self.degree + lift) / n, (self.degree - lift) / n
         pairs = draw.blocks(starts, inside, outside, generator)
         labels = np.repeat(np.arange(2), np.diff(starts))
-        u = generator.standard_normal(p, np.float32)
+        u = generator.standard_normal(p, np.float32) / np.float32(math.sqrt(p))
         x = generator.standard_normal((n, p), np.float32) / np.float32(math.sqrt(p))
         sign = (2 * labels - 1).astype(np.float32)
         x += np.float32(math.sqrt(self.feature_signal / n)) * sign[:, None] * u

@@ -145,7 +145,8 @@ class Cell:
     @cached_property
     def row(self) -> str:
         """Hash of everything that the trained predictor depends on: a row trains once."""
-        return self._hash(("dataset", "model", "training", "defense", "game", "seed", "data_seed"))
+        names = ("dataset", "model", "training", "defense", "seed", "data_seed")
+        return self._hash(names if self.parts.game.keeps_graph else (*names, "game"))
 
     def problems(self) -> list[str]:
         """Why the parts don't fit together; empty if they do."""
@@ -236,21 +237,21 @@ class Record:
 
 @dataclass
 class Trained:
-    """A trained row: graph, known graph, secret and predictor."""
+    """A trained row: graph, known graph and predictor."""
 
     graph: Graph
     known: Graph
-    secret: Secret | None
     predictor: Predictor
     seconds: float
 
 
 class Cache:
-    """The last few trained rows of a process."""
+    """The last few trained rows of a process, and the models that attacks trained on them."""
 
     def __init__(self, size: int = 4) -> None:
         self.size = size
         self._rows: OrderedDict[str, Trained] = OrderedDict()
+        self.models: dict[Any, Predictor] = {}
 
     def row(self, cell: Cell) -> Trained:
         """The trained row of a cell, trained now if it isn't there."""
@@ -258,6 +259,8 @@ class Cache:
             self._rows[cell.row] = _train(cell)
             while len(self._rows) > self.size:
                 self._rows.popitem(last=False)
+            while len(self.models) > self.size:  # the oldest surrogates of earlier rows
+                self.models.pop(next(iter(self.models)))
         self._rows.move_to_end(cell.row)
         return self._rows[cell.row]
 
@@ -265,10 +268,11 @@ class Cache:
 def _train(cell: Cell) -> Trained:
     p, rng = cell.parts, Rng(cell.seed)
     graph = p.dataset.load(Rng(cell.data_seed)["data"])
-    known, secret = p.game.prepare(graph, rng["game"])
+    known, _ = p.game.prepare(graph, rng["game"])
+    p.threat.budget.edge_count(known)  # a budget beyond the graph is found before training
     start = time.perf_counter()
     predictor = p.defense.fit(known, p.recipe, rng["defense"])
-    return Trained(graph, known, secret, predictor, time.perf_counter() - start)
+    return Trained(graph, known, predictor, time.perf_counter() - start)
 
 
 def run_cell(cell: Cell, runtime: Runtime | None = None, cache: Cache | None = None) -> Record:
@@ -292,7 +296,8 @@ def _run(cell: Cell, cache: Cache) -> Record:
     p, rng = cell.parts, Rng(cell.seed)
     _reset_peak_memory()
     trained = cache.row(cell)
-    graph, known, secret, clean = trained.graph, trained.known, trained.secret, trained.predictor
+    graph, known, clean = trained.graph, trained.known, trained.predictor
+    _, secret = p.game.prepare(graph, rng["game"])
     task = graph.task
     if task not in p.attack.tasks:
         reason = f"attack {p.attack.name!r} is for {', '.join(p.attack.tasks)}, not for {task}"
@@ -303,8 +308,9 @@ def _run(cell: Cell, cache: Cache) -> Record:
     start = time.perf_counter()
     with rng["scope"].scope():
         view = p.threat.open(
-            None if poisoning else clean, known, rng["view"], question=question, origin=origin
-        )
+            None if poisoning else clean, known, rng["view"], question=question, origin=origin,
+            trained=cache.models,
+        )  # fmt: skip
         out = p.attack.run(view, rng["attack"])
     attacked = time.perf_counter() - start
     start = time.perf_counter()

@@ -136,7 +136,7 @@ def run(
     _print(results)
     if report is not None:
         typer.echo(f"report: {results.report(report)}", err=True)
-    broken = any(entry.problem for entry in matrix.entries)
+    broken = any(entry.problems for entry in matrix.entries)
     if results.counts()["failed"] or broken:
         raise typer.Exit(1)
 

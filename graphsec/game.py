@@ -32,9 +32,15 @@ class Secret:
 
 @dataclass(frozen=True, kw_only=True)
 class Game(Component):
-    """Draws a secret. ``prepare`` gives the graph to train on, and the secret if there is one."""
+    """Draws a secret. ``prepare`` gives the graph to train on, and the secret if there is one.
+
+    Attributes:
+        keeps_graph: Whether the known graph is the graph itself, so that predictors trained for
+            one such game serve all of them.
+    """
 
     kind: ClassVar[str] = "game"
+    keeps_graph: ClassVar[bool] = True
 
     def prepare(self, graph: Graph, rng: Rng) -> tuple[Graph, Secret | None]:
         """(known graph, secret): the known graph goes to the trainer and, restricted by the
@@ -87,6 +93,8 @@ class Membership(Game):
         members: Number of members; None keeps the size of the training set (at most half of
             the nodes in question).
     """
+
+    keeps_graph: ClassVar[bool] = False
 
     members: Annotated[int, Field(ge=1)] | None = None
 

@@ -32,12 +32,12 @@ class Entry:
     Attributes:
         spec: What was asked for.
         cell: The cell; None if it can't be built.
-        problem: Why it will be skipped; empty if it will run.
+        problems: Why it will be skipped; empty if it will run.
     """
 
     spec: dict[str, Any]
     cell: Cell | None
-    problem: str = ""
+    problems: tuple[str, ...] = ()
 
     def skipped(self) -> Record:
         """The record of a cell that can't run."""
@@ -47,7 +47,9 @@ class Entry:
             text = json.dumps(self.spec, sort_keys=True, default=str)
             key = row = "invalid-" + hashlib.sha256(text.encode()).hexdigest()[:12]
             spec = self.spec
-        return Record(key=key, row=row, status="skipped", spec=spec, reason=self.problem)
+        return Record(
+            key=key, row=row, status="skipped", spec=spec, reason="; ".join(self.problems)
+        )
 
 
 @dataclass(frozen=True)
@@ -151,16 +153,14 @@ class Matrix:
 
     def cells(self) -> list[Cell]:
         """The cells that can be built, in row order."""
-        return [e.cell for e in self.entries if e.cell is not None and not e.problem]
+        return [e.cell for e in self.entries if e.cell is not None and not e.problems]
 
     def problems(self) -> list[str]:
         """Everything wrong with the spec, each thing once with the number of cells it costs."""
         found: Counter[str] = Counter()
         for entry in self.entries:
-            texts = [entry.problem] if entry.problem else []
-            if entry.cell is not None and not entry.problem:
-                texts = entry.cell.problems()
-            found.update(texts)
+            misfits = [] if entry.cell is None else entry.cell.problems()
+            found.update(entry.problems or misfits)
         return [f"{text} ({n} cell{'s' * (n > 1)} skipped)" for text, n in found.items()]
 
     @cached_property
@@ -236,32 +236,32 @@ class Matrix:
         rest["data_seed"] = seed if drawn else 0
         parts = {"dataset": dataset, "model": model, "defense": defense, "attack": attack}
         spec = {**{name: part.spec for name, part in parts.items()}, **rest}
-        wrong = [part.problem for part in parts.values() if part.problem]
+        wrong = tuple(part.problem for part in parts.values() if part.problem)
         if wrong:
-            return Entry(spec, None, "; ".join(wrong))
+            return Entry(spec, None, wrong)
         try:
             cell = Cell(**{name: part.made for name, part in parts.items()}, **rest)
         except ValueError as error:
-            return Entry(spec, None, str(error))
-        return Entry(spec, cell, self._beyond(cell))
+            return Entry(spec, None, (str(error),))
+        return Entry(spec, cell, tuple(self._beyond(cell)))
 
     # -- what needs the graph -----------------------------------------------------------------
 
-    def _beyond(self, cell: Cell) -> str:
+    def _beyond(self, cell: Cell) -> list[str]:
         """What the graph does not allow: more flips than pairs, targets that don't exist."""
         threat = cell.parts.threat
         if not isinstance(threat.budget.edges, int) and isinstance(threat.targets, str):
-            return ""
+            return []
         try:
             graph = self._load(cell.parts.dataset, cell.data_seed)
         except Exception:  # the cell will fail, and say why
-            return ""
+            return []
         try:
             threat.budget.edge_count(graph)
             threat.target_nodes(graph)
         except ValueError as error:
-            return str(error)
-        return ""
+            return [str(error)]
+        return []
 
     def _load(self, dataset: Any, seed: int) -> Graph:
         key = json.dumps([dataset.spec(), seed], sort_keys=True)
@@ -328,7 +328,7 @@ class Matrix:
         )  # fmt: skip
         ordered = []
         for entry in self.entries:
-            if entry.problem:
+            if entry.problems:
                 ordered.append(entry.skipped())
             elif entry.cell is not None and entry.cell.key in records:
                 ordered.append(records[entry.cell.key])

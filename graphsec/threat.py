@@ -218,6 +218,7 @@ class Threat(Component):
         *,
         question: Tensor | None = None,
         origin: Origin | None = None,
+        trained: dict[Any, Predictor] | None = None,
     ) -> View:
         """The attacker's door to the victim.
 
@@ -227,8 +228,10 @@ class Threat(Component):
             rng: Stream for what the view draws.
             question: Pairs or nodes that the game asks about.
             origin: Recipe and defense to come, when there is no victim yet.
+            trained: Models trained through earlier views, to be reused where the graph, recipe,
+                defense and stream are the same.
         """
-        return View(self, victim, graph, rng, question, origin)
+        return View(self, victim, graph, rng, question, origin, trained)
 
     def target_nodes(self, graph: Graph) -> Tensor:
         """Indices of the targets."""
@@ -355,6 +358,7 @@ class View:
         rng: Rng,
         question: Tensor | None,
         origin: Origin | None,
+        trained: dict[Any, Predictor] | None = None,
     ) -> None:
         self.threat = threat
         self.question = question
@@ -362,7 +366,7 @@ class View:
         self.trainings = 0
         self._victim, self._graph, self._rng = victim, graph, rng
         self._origin = origin or (victim.origin if victim is not None else None)
-        self._trained: dict[tuple[str, ...], Predictor] = {}
+        self._trained: dict[Any, Predictor] = {} if trained is None else trained
 
     def _require(self, access: Access, what: str) -> None:
         missing = access & ~self.threat.granted
@@ -548,9 +552,9 @@ class View:
     def _train(self, graph: Graph, rng: Rng, defense: str | None) -> Predictor:
         if self._origin is None:
             raise AccessDenied("view.train: a wrapped model has no recipe to train by")
-        key = (graph.fingerprint, str(rng), str(defense))
+        made = self._origin.defense if defense is None else DEFENSES.build(defense)
+        key = (graph.fingerprint, str(rng), str(made.spec()), str(self._origin.recipe.spec()))
         if key not in self._trained:
             self.trainings += 1
-            made = self._origin.defense if defense is None else DEFENSES.build(defense)
             self._trained[key] = made.fit(graph, self._origin.recipe, rng)
         return self._trained[key]

@@ -67,10 +67,12 @@ class Draw:
     def delete(self, count: int, fits: Fits = _anything) -> int:
         """Draw up to ``count`` edges uniformly; returns how many there were."""
         codes = self._code(*self._edges[:, fits(*self._edges)])
-        return self._take(codes[~np.isin(codes, np.concatenate(self._codes))], count)
+        fresh = ~np.isin(codes, np.concatenate(self._codes))
+        return self._take(codes[fresh], count)
 
     def _code(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return u * self.n + v
+        code: np.ndarray = u * self.n + v
+        return code
 
     def _random(self, count: int) -> np.ndarray:
         pairs = self._generator.integers(0, self.n, (2, count))
@@ -91,7 +93,8 @@ class Draw:
         """The codes that are no edges, not drawn yet, and wanted."""
         codes = codes[~np.isin(codes, self._edge_codes, assume_unique=True)]
         codes = codes[~np.isin(codes, np.concatenate(self._codes), assume_unique=True)]
-        return codes[fits(codes // self.n, codes % self.n)]
+        fitting: np.ndarray = codes[fits(codes // self.n, codes % self.n)]
+        return fitting
 
     def _take(self, codes: np.ndarray, count: int) -> int:
         """Take ``count`` of the codes at random, as far as the node budgets allow."""

@@ -85,7 +85,8 @@ class PRBCD(Attack):
         search = _Search(self, view, budget)
         found = [search.run(victim, rng["restart"][i]) for i in range(self.restarts)]
         if self.warm_start and view.defended:
-            transfer = search.run(view.transfer(), rng["transfer"])
+            # The stream of an attacker who is not adaptive: this finds what that one finds.
+            transfer = search.run(view.transfer(), rng["restart"][0])
             carried = search.judge(victim, transfer.codes, transfer.p, transfer.flips)
             found += [carried, search.run(victim, rng["warm"], start=transfer.flips)]
         best = min(found, key=lambda one: one.score)

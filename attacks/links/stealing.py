@@ -69,7 +69,7 @@ def distances(posteriors: Tensor, pairs: Tensor, name: Distance) -> Tensor:
         (k,) float64.
     """
     rows = posteriors.double()
-    parts = pairs.split(_CHUNK, 1)
+    parts = torch.split(pairs, _CHUNK, 1)
     measure = DISTANCES[name]
     return torch.cat([measure(rows[part[0]], rows[part[1]]) for part in parts])
 
@@ -101,7 +101,7 @@ class LinkStealing(Attack):
     game = "links"
     timing: ClassVar[Timing] = "inference"
 
-    distance: Distance | Literal["combined"] = "combined"
+    distance: Literal[Distance, "combined"] = "combined"
 
     @property
     def needs(self) -> Access:
@@ -119,7 +119,7 @@ class LinkStealing(Attack):
                     f"{view.known.name!r} has {n}: pass question=secret.question"
                 )
             pairs = torch.triu_indices(n, n, 1)
-        nodes, place = pairs.unique(return_inverse=True)
+        nodes, place = torch.unique(pairs, return_inverse=True)
         posteriors = view.logits(nodes).softmax(1)
         if self.distance != "combined":
             return LinkScores(pairs=pairs, scores=-distances(posteriors, place, self.distance))

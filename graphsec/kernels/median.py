@@ -80,7 +80,7 @@ def argmedian(indptr, indices, w, h, out):
         half = h.dtype.type(0.5 * total * HALF)
         if count == 0:
             out[i, :] = -1
-        elif count <= 24:  # counting: branch-free over the width
+        elif count <= 128:  # counting: quadratic, but branch-free over the width
             best[:] = np.inf
             index[:] = 0
             for a in range(count):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphsec.ops.functions import edge_ratio, edge_sum, sddmm, spmm
-from graphsec.ops.structure import CSR, Pairs, kernels_for
+from graphsec.ops.structure import CSR, Pairs, kernels_for, outside_transforms
 
 if TYPE_CHECKING:
     from graphsec.graph import Graph
@@ -280,7 +280,8 @@ class Adj:
         holder = self.csr if self.block is None else self.block
         cache: dict[bool, tuple[CSR, Tensor]] = holder.__dict__.setdefault("_merged", {})
         if loops not in cache:
-            cache[loops] = self._merge(loops)
+            with outside_transforms():
+                cache[loops] = self._merge(loops)
         return cache[loops]
 
     def _merge(self, loops: bool) -> tuple[CSR, Tensor]:

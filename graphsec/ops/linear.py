@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from graphsec.ops.functions import spmm
-from graphsec.ops.structure import CSR
+from graphsec.ops.structure import CSR, outside_transforms
 
 _patterns: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
@@ -32,16 +33,28 @@ class Features:
         """Type of the values."""
         return self.values.dtype
 
+    @cached_property
+    def row_counts(self) -> Tensor:
+        """(rows,) number of entries of each row, float32."""
+        return self.csr.indptr.diff().to(torch.float32)
+
+    @cached_property
+    def row_squares(self) -> Tensor:
+        """(rows,) squared norm of each row, float32."""
+        zeros = torch.zeros(self.csr.num_rows, device=self.values.device)
+        return zeros.index_add(0, self.csr.coo[0], self.values.detach().float().square())
+
     @staticmethod
     def of(x: Tensor) -> Features:
-        """Features of a sparse CSR tensor; the same tensor gives the same pattern.
-
-        Inside ``torch.func`` transforms torch can't read sparse tensors: a tensor that was used
-        outside before, or ``Features`` themselves, can be.
-        """
+        """Features of a sparse CSR tensor; the same tensor gives the same pattern."""
         known: Features | None = _patterns.get(x)  # type: ignore[no-untyped-call]
         if known is not None:
             return known
+        with outside_transforms():
+            return Features._read(x)
+
+    @staticmethod
+    def _read(x: Tensor) -> Features:
         csr = CSR(x.crow_indices().to(torch.int64), x.col_indices().to(torch.int64), x.shape[1])
         if x.requires_grad:
             return Features(csr, x.values())

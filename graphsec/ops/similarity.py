@@ -37,9 +37,7 @@ def pair_similarity(x: Tensor | Features, pairs: Tensor, measure: Measure) -> Te
 
 
 def _sparse(x: Features, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    row = x.csr.coo[0]
-    count = x.csr.indptr.diff().to(torch.float32)
-    square = torch.zeros(x.shape[0]).index_add(0, row, x.values.float().square())
+    count, square = x.row_counts, x.row_squares
     kernels = kernels_for("similarity", x.values)
     if kernels is None:
         common, dots, _, _ = _dense(x.to_dense(), pairs)

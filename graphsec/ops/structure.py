@@ -55,6 +55,22 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
+@contextlib.contextmanager
+def outside_transforms() -> Iterator[None]:
+    """A block in which no ``torch.func`` transform is active.
+
+    Patterns depend on no differentiable tensor and are kept, so they are made outside: inside a
+    transform torch can neither show indices to numpy nor read sparse tensors.
+    """
+    if torch._C._functorch.maybe_current_level() is None:
+        yield
+        return
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    with temporarily_clear_interpreter_stack():
+        yield
+
+
 @dataclass(frozen=True, eq=False)
 class CSR:
     """A sparsity pattern in CSR: row i has the columns ``indices[indptr[i]:indptr[i + 1]]``.
@@ -88,10 +104,11 @@ class CSR:
         if self.eid is not None:
             column, row = self.T.coo
             return row, column
-        counts = self.indptr.diff()
-        rows = torch.repeat_interleave(
-            torch.arange(self.num_rows, device=counts.device), counts, output_size=self.nnz
-        )
+        with outside_transforms():
+            counts = self.indptr.diff()
+            rows = torch.repeat_interleave(
+                torch.arange(self.num_rows, device=counts.device), counts, output_size=self.nnz
+            )
         return rows, self.indices
 
     @cached_property
@@ -99,12 +116,13 @@ class CSR:
         """The transposed pattern over the same values."""
         if self.eid is not None:
             raise AssertionError("a transposed pattern is made by CSR.T, which sets its T")
-        matrix = sp.csr_matrix(
-            (np.arange(self.nnz), self.indices.cpu().numpy(), self.indptr.cpu().numpy()),
-            shape=(self.num_rows, self.num_cols),
-        ).tocsc()
-        parts = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data)
-        indptr, indices, eid = (torch.from_numpy(p).to(self.indptr.device) for p in parts)
+        with outside_transforms():
+            matrix = sp.csr_matrix(
+                (np.arange(self.nnz), self.indices.cpu().numpy(), self.indptr.cpu().numpy()),
+                shape=(self.num_rows, self.num_cols),
+            ).tocsc()
+            parts = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data)
+            indptr, indices, eid = (torch.from_numpy(p).to(self.indptr.device) for p in parts)
         flipped = CSR(indptr, indices, self.num_rows, eid)
         flipped.__dict__["T"] = self
         return flipped
@@ -113,7 +131,8 @@ class CSR:
     def keys(self) -> Tensor:
         """Row · num_cols + column of each entry; rising if columns are sorted in rows."""
         row, col = self.coo
-        return row * self.num_cols + col
+        with outside_transforms():
+            return row * self.num_cols + col
 
     def find(self, row: Tensor, col: Tensor) -> Tensor:
         """Entry at each (row, col), −1 where there is none. Columns must be sorted in rows."""

@@ -84,6 +84,7 @@ def _line(made: Book, defense: str, rows: list[Row]) -> figures.Line:
 
 
 def rocs(made: Book, rows: list[Row], name: str) -> list[dict[str, Any]]:
+    """ROC curves of every attack that scores, linear and logarithmic, averaged."""
     scoring = [row for row in rows if "roc" in row.record.curves]
     found = []
     for i, scenario in enumerate(scenarios(scoring), 1):

@@ -90,11 +90,20 @@ def _finding(
     worst = [w for d in distinct(rows, lambda r: r.defense) if (w := _worst(rows, d, metric, sign))]
     if not worst:
         return None
-    best = max(worst, key=lambda w: sign * w.value.mean)
+    numbers = {w.defense: replicates(w.rows, metric) for w in worst}
+    # An unfinished run has not every seed of every defense: only shared ones compare fairly.
+    common = sorted(set.intersection(*(set(found) for found in numbers.values())))
+    uneven = any(len(found) > len(common) for found in numbers.values())
+
+    def standing(w: _Worst) -> float:
+        values = [numbers[w.defense][k] for k in common] or list(numbers[w.defense].values())
+        return sign * sum(values) / len(values)
+
+    best = max(worst, key=standing)
     plain = next((w for w in worst if w.defense == "none"), None)
     gain = None
     if plain is not None and plain is not best:
-        mine, theirs = replicates(best.rows, metric), replicates(plain.rows, metric)
+        mine, theirs = numbers[best.defense], numbers[plain.defense]
         shared = [k for k in mine if k in theirs]
         if shared:
             gain = paired([sign * mine[k] for k in shared], [sign * theirs[k] for k in shared])
@@ -106,7 +115,7 @@ def _finding(
         defense=best.defense, attack=best.scenario, value=best.value,
         clean=summary([r for r in rows if r.defense == best.defense], "accuracy"),
         gain=gain, adjusted=None if gain is None else gain.p_value, reference=reference,
-        caveats=_caveats(best, worst, reference),
+        caveats=(*_caveats(best, worst, reference), *(_uneven(len(common)) if uneven else ())),
     )  # fmt: skip
 
 
@@ -137,6 +146,12 @@ def _caveats(best: _Worst, all_: Sequence[_Worst], reference: Interval | None) -
     if best.value.half_width is None:
         said.append("one replicate, so no interval")
     return tuple(said)
+
+
+def _uneven(common: int) -> tuple[str, ...]:
+    if not common:
+        return ("the defenses share no replicate, so they are hard to compare",)
+    return (f"chosen on the {common} replicate{'s' * (common > 1)} that all defenses share",)
 
 
 def _corrected(found: list[Finding]) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 from unittest import SkipTest
@@ -34,6 +35,11 @@ class DatasetContract(Contract):
             raise SkipTest(f"the files of {self.component.name!r} are not in the cache")
         graph: Graph = self.component.load(Rng(seed)["data"])
         return graph
+
+    def test_cites_its_source(self) -> None:
+        """The docstring or ``about`` says who published it, and when or where."""
+        said = f"{type(self.component).__doc__} {self.component.about.source}"
+        assert re.search(r"\b(19|20)\d\d\b|https?://", said), f"no source in {said!r}"
 
     def test_is_a_valid_graph(self) -> None:
         """Loaded graphs keep every rule of ``Graph`` and can be trained on."""

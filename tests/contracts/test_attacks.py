@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import graphsec
 from graphsec.graph import Graph
+from graphsec.outcome import Perturbation
 from graphsec.registry import ATTACKS
 from graphsec.testing import AttackContract, tiny_graphs
 
@@ -31,9 +34,15 @@ def victim(graph: Graph) -> graphsec.Predictor:
     return graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 5})
 
 
+def flips_of(*args: Any, **kwargs: Any) -> Perturbation:
+    outcome = graphsec.attack(*args, **kwargs)
+    assert isinstance(outcome, Perturbation)
+    return outcome
+
+
 @pytest.mark.parametrize("add", [0.0, 0.3, 1.0])
 def test_random_uses_up_the_budget(graph: Graph, victim: graphsec.Predictor, add: float) -> None:
-    outcome = graphsec.attack(
+    outcome = flips_of(
         {"name": "random", "add": add}, victim, graph, threat={"budget": {"edges": 10}}
     )
     added = ~graph.has_edges(outcome.flips)
@@ -45,7 +54,7 @@ def test_random_fills_in_when_one_kind_runs_out(graph: Graph, victim: graphsec.P
     pairs = graph.num_nodes * (graph.num_nodes - 1) // 2
     for add in (0.0, 1.0):
         threat = {"budget": {"edges": pairs}}
-        outcome = graphsec.attack({"name": "random", "add": add}, victim, graph, threat=threat)
+        outcome = flips_of({"name": "random", "add": add}, victim, graph, threat=threat)
         assert outcome.apply(graph).num_edges == pairs - graph.num_edges
 
 
@@ -54,9 +63,7 @@ def test_random_is_uniform(victim: graphsec.Predictor) -> None:
     small = Graph.from_edges([[0, 1], [1, 2]], 5, x=torch.ones(5, victim.sizes[1]))  # type: ignore[index]
     counts = torch.zeros(5, 5)
     for seed in range(400):
-        u, v = graphsec.attack(
-            "random", victim, small, threat={"budget": {"edges": 2}}, seed=seed
-        ).flips
+        u, v = flips_of("random", victim, small, threat={"budget": {"edges": 2}}, seed=seed).flips
         counts[u, v] += 1
     absent = ~torch.eye(5, dtype=torch.bool).triu(1)
     drawn = counts[counts > 0]
@@ -68,7 +75,7 @@ def test_random_is_uniform(victim: graphsec.Predictor) -> None:
 
 
 def test_dice_shares_and_labels(graph: Graph, victim: graphsec.Predictor) -> None:
-    outcome = graphsec.attack("dice", victim, graph, threat={"budget": {"edges": 10}})
+    outcome = flips_of("dice", victim, graph, threat={"budget": {"edges": 10}})
     assert graph.y is not None
     u, v = graph.y[outcome.flips]
     added = ~graph.has_edges(outcome.flips)
@@ -86,7 +93,7 @@ def test_dice_says_when_it_runs_out(
     assert graph.y is not None
     n, y = graph.num_nodes, graph.y
     pairs = n * (n - 1) // 2
-    outcome = graphsec.attack("dice", victim, graph, threat={"budget": {"edges": pairs}})
+    outcome = flips_of("dice", victim, graph, threat={"budget": {"edges": pairs}})
     u, v = torch.triu_indices(n, n, 1)
     edge = graph.has_edges(torch.stack([u, v]))
     known = (y[u] >= 0) & (y[v] >= 0)
@@ -98,14 +105,13 @@ def test_dice_says_when_it_runs_out(
 @pytest.mark.parametrize("name", ["random", "dice", "prbcd"])
 def test_edges_of_directed_graphs(name: str) -> None:
     undirected = tiny_graphs()["blocks"]
-    row, col = undirected.edge_index
     graph = Graph.from_edges(
         undirected.edge_index[:, ::2], 90, directed=True, x=undirected.x, y=undirected.y,
         split=undirected.split,
     )  # fmt: skip
     victim = graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 20})
     threat = {"budget": {"edges": 20, "edges_per_node": 3}}
-    outcome = graphsec.attack(name, victim, graph, threat=threat)
+    outcome = flips_of(name, victim, graph, threat=threat)
     assert 0 < outcome.flips.shape[1] <= 20
     changed = graph.to_scipy() != outcome.apply(graph).to_scipy()
     assert changed.sum() == outcome.flips.shape[1]

@@ -432,8 +432,8 @@ def test_csbm_signals(signal: float) -> None:
     assert graph.x is not None
     y = labels_of(graph)
     axis = graph.x[y == 1].mean(0) - graph.x[y == 0].mean(0)
-    # The class means lie 2·√(μ/n)·|u| apart, and |u| ≈ √p.
-    assert abs(float(axis.norm()) - 2 * (0.1 * 64) ** 0.5) < 1.5
+    # The class means lie 2·√(μ/n)·|u| apart, and |u| ≈ 1 (standard deviation 0.09).
+    assert abs(float(axis.norm()) - 2 * 0.1**0.5) < 0.25
 
 
 @pytest.mark.parametrize("mixing", [0.1, 0.4])

@@ -378,6 +378,16 @@ def test_least_leak_is_best_and_its_gain_positive() -> None:
     assert found.gain.difference.mean == pytest.approx(0.11)
 
 
+def test_an_unfinished_run_compares_shared_replicates_only() -> None:
+    # Seed 0 is easy; jaccard has only that one, and is worse there.
+    numbers = {("none", 0): 0.8, ("none", 1): 0.6, ("jaccard", 0): 0.75}
+    records = [record("prbcd", d, seed=s, value=v) for (d, s), v in numbers.items()]
+    (found,) = findings(book(records))
+    assert found.defense == "none"
+    assert found.value.mean == pytest.approx(0.7)
+    assert "chosen on the 1 replicate that all defenses share" in found.caveats
+
+
 def test_findings_say_what_weakens_them() -> None:
     records = [record("prbcd", "none", value=0.4), record("dice", "none", value=0.6),
                record("prbcd", "jaccard", value=0.5, adaptive=False),

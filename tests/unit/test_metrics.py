@@ -1,0 +1,89 @@
+"""Metrics against scikit-learn, and against what they mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from graphsec.metrics import (
+    accuracy,
+    expected_calibration_error,
+    macro_f1,
+    r_squared,
+    ranking_metrics,
+    roc_curve,
+)
+
+
+@given(seed=st.integers(0, 10_000), ties=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_ranking_agrees_with_sklearn(seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.r_[0, 1, rng.integers(0, 2, 60)])
+    scores = rng.normal(size=62) + truth
+    scores = np.round(scores) if ties else scores
+    numbers = ranking_metrics(torch.from_numpy(scores), torch.from_numpy(truth))
+    assert float(numbers["auc"]) == pytest.approx(sk.roc_auc_score(truth, scores))
+    average = sk.average_precision_score(truth, scores)
+    assert float(numbers["average_precision"]) == pytest.approx(average)
+    fpr, tpr, _ = sk.roc_curve(truth, scores, drop_intermediate=False)
+    assert float(numbers["tpr_at_1%_fpr"]) == pytest.approx(tpr[fpr <= 0.01].max())
+    order = rng.permutation(62)
+    shuffled = ranking_metrics(torch.from_numpy(scores[order]), torch.from_numpy(truth[order]))
+    assert {k: float(v) for k, v in shuffled.items()} == pytest.approx(
+        {k: float(v) for k, v in numbers.items()}
+    )
+    assert not any(metric.higher_is_better for metric in numbers.values())
+
+
+def test_precision_at_count_shares_ties() -> None:
+    numbers = ranking_metrics(torch.tensor([3.0, 1, 1, 1]), torch.tensor([1, 1, 0, 0]))
+    assert float(numbers["precision_at_count"]) == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_truth_must_hold_both() -> None:
+    with pytest.raises(ValueError, match="both 0 and 1, found 2 ones of 2"):
+        ranking_metrics(torch.zeros(2), torch.ones(2))
+
+
+def test_roc_curve_keeps_ends_and_area() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 5000)
+    scores = torch.from_numpy(rng.normal(size=5000) + truth)
+    curve = roc_curve(scores, torch.from_numpy(truth), points=100)
+    assert len(curve.x) <= 101
+    assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0, 0, 1, 1)
+    assert list(curve.x) == sorted(curve.x)
+    area = float(np.trapezoid(curve.y, curve.x))
+    assert area == pytest.approx(sk.roc_auc_score(truth, scores), abs=0.003)
+
+
+def test_utility_agrees_with_sklearn() -> None:
+    rng = np.random.default_rng(1)
+    y, predicted = rng.integers(0, 4, 80), rng.integers(0, 5, 80)
+    a, b = torch.from_numpy(predicted), torch.from_numpy(y)
+    assert accuracy(a, b) == pytest.approx(sk.accuracy_score(y, predicted))
+    labels = np.unique(y)
+    wanted = sk.f1_score(y, predicted, labels=labels, average="macro")
+    assert macro_f1(a, b) == pytest.approx(wanted)
+    values, guesses = rng.normal(size=30), rng.normal(size=30)
+    assert r_squared(torch.from_numpy(guesses), torch.from_numpy(values)) == pytest.approx(
+        sk.r2_score(values, guesses)
+    )
+
+
+def test_unknown_labels_are_left_out() -> None:
+    assert accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 0, -1])) == 0.5
+    with pytest.raises(ValueError, match="at least one labelled node"):
+        accuracy(torch.tensor([0]), torch.tensor([-1]))
+
+
+def test_calibration_error() -> None:
+    sure = torch.tensor([[0.9, 0.1]] * 10)
+    right = expected_calibration_error(sure, torch.tensor([0] * 9 + [1]))
+    assert right == pytest.approx(0, abs=1e-6)
+    assert expected_calibration_error(sure, torch.tensor([1] * 10)) == pytest.approx(0.9)
