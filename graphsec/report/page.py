@@ -117,10 +117,11 @@ def _heat_maps(rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def _clean(rows: list[Row]) -> list[tuple[str, str, str, list[Row]]]:
-    """One line a game: what is hidden from training changes the clean number too."""
+    """One line a game that changes what is trained on; games that share predictors share one."""
+    first = {row.record.row: row.scenario.game for row in reversed(rows)}
     games: dict[str, list[Row]] = {}
     for row in rows:
-        games.setdefault(row.scenario.game, []).append(row)
+        games.setdefault(first[row.record.row], []).append(row)
     lines = []
     for game, mine in games.items():
         asked = json.loads(game) or {}
