@@ -5,37 +5,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import platform
 import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import metadata
 from typing import Any, Literal
 
 import torch
 
-from graphsec import __version__
 from graphsec.attacks.base import Attack
+from graphsec.costs import peak_memory, reset_peak_memory, versions
 from graphsec.defenses.base import Defense
 from graphsec.defenses.base import build as build_defense
-from graphsec.game import Game, Secret
+from graphsec.game import Game
 from graphsec.graph import Graph
-from graphsec.metrics import (
-    Curve,
-    Metric,
-    accuracy,
-    macro_f1,
-    r_squared,
-    ranking_metrics,
-    roc_curve,
-)
-from graphsec.outcome import LinkScores, MemberScores, Outcome, Perturbation
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import ATTACKS, DATASETS, GAMES, SpecError
 from graphsec.rng import Rng
+from graphsec.scoring import curves, score
 from graphsec.threat import Threat
 from graphsec.train import Recipe
 
@@ -294,7 +283,7 @@ def run_cell(cell: Cell, runtime: Runtime | None = None, cache: Cache | None = N
 
 def _run(cell: Cell, cache: Cache) -> Record:
     p, rng = cell.parts, Rng(cell.seed)
-    _reset_peak_memory()
+    reset_peak_memory()
     trained = cache.row(cell)
     graph, known, clean = trained.graph, trained.known, trained.predictor
     _, secret = p.game.prepare(graph, rng["game"])
@@ -325,12 +314,12 @@ def _run(cell: Cell, cache: Cache) -> Record:
         cell,
         "done",
         metrics={name: metric.spec() for name, metric in metrics.items()},
-        curves={k: dataclasses.asdict(c) for k, c in curves(out, secret).items()},
+        curves={name: curve.spec() for name, curve in curves(out, secret).items()},
         privacy=None if privacy is None else dataclasses.asdict(privacy),
         cost={
             "train_seconds": trained.seconds + retrained,
             "attack_seconds": attacked,
-            "peak_memory_mb": _peak_memory(),
+            "peak_memory_mb": peak_memory(),
             "queries": view.queries,
             "trainings": view.trainings,
         },
@@ -342,106 +331,11 @@ def _run(cell: Cell, cache: Cache) -> Record:
     )  # fmt: skip
 
 
-def score(
-    outcome: Outcome,
-    graph: Graph,
-    predictor: Predictor,
-    secret: Secret | None = None,
-    after: Predictor | None = None,
-    nodes: torch.Tensor | None = None,
-) -> dict[str, Metric]:
-    """Numbers from evidence and truth.
-
-    Args:
-        outcome: What the attack returned.
-        graph: The clean (known) graph.
-        predictor: The predictor trained on it.
-        secret: The game's secret, for games that have one.
-        after: The predictor after a poisoning attack; default ``predictor``.
-        nodes: Nodes that count; default the test nodes.
-    """
-    after = after or predictor
-    numbers = _utility(graph, predictor, nodes)
-    if isinstance(outcome, Perturbation) and graph.task == "classification":
-        attacked = _utility(outcome.apply(graph), after, nodes)["accuracy"].value
-        clean = numbers["accuracy"].value
-        numbers["attacked_accuracy"] = Metric(attacked, True, 0, 1, "accuracy under attack")
-        numbers["accuracy_drop"] = Metric(clean - attacked, False, -1, 1, "loss of accuracy")
-        flips = float(outcome.flips.shape[1])
-        numbers["flips"] = Metric(flips, False, 0, float("inf"), "edges flipped")
-    if isinstance(outcome, LinkScores | MemberScores):
-        if secret is None:
-            raise ValueError("scoring links or members needs the game's secret")
-        asked = outcome.pairs if isinstance(outcome, LinkScores) else outcome.nodes
-        if not torch.equal(asked, secret.question):
-            raise ValueError("the outcome must answer the secret's question, in its order")
-        numbers.update(ranking_metrics(outcome.scores, secret.answer))
-    return numbers
-
-
-def curves(outcome: Outcome, secret: Secret | None) -> dict[str, Curve]:
-    """Curves for figures."""
-    if isinstance(outcome, LinkScores | MemberScores) and secret is not None:
-        return {"roc": roc_curve(outcome.scores, secret.answer)}
-    return {}
-
-
-def _utility(
-    graph: Graph, predictor: Predictor, nodes: torch.Tensor | None = None
-) -> dict[str, Metric]:
-    if nodes is None:
-        nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)
-    if graph.y is None or len(nodes) == 0:
-        return {}
-    predicted, y = predictor.predict(graph, nodes), graph.y[nodes]
-    if graph.task == "regression":
-        value = r_squared(predicted, y)
-        return {"r_squared": Metric(value, True, float("-inf"), 1, "R²")}
-    return {
-        "accuracy": Metric(accuracy(predicted, y), True, 0, 1, "clean accuracy"),
-        "macro_f1": Metric(macro_f1(predicted, y), True, 0, 1, "clean macro F1"),
-    }
-
-
 def _record(cell: Cell, status: Literal["done", "skipped", "failed"], **fields: Any) -> Record:
     return Record(
         key=cell.key, row=cell.row, status=status, spec=cell.spec(),
         threat=cell.parts.threat.describe(), versions=versions(), **fields,
     )  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes: graphsec, Python and the numerical libraries."""
-    found = {"graphsec": __version__, "python": platform.python_version()}
-    for package in ("torch", "numpy", "numba", "scipy", "scikit-learn"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _reset_peak_memory() -> None:
-    """Start the kernel's high-water mark afresh (Linux only; elsewhere it is the process's)."""
-    try:
-        with open("/proc/self/clear_refs", "w") as handle:  # noqa: PTH123
-            handle.write("5")
-    except OSError:
-        return
-
-
-def _peak_memory() -> float:
-    """Peak resident memory in MB since the last reset."""
-    try:
-        with open("/proc/self/status") as handle:  # noqa: PTH123
-            for line in handle:
-                if line.startswith("VmHWM"):
-                    return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 __all__ = ["Cache", "Cell", "Record", "Runtime", "SpecError", "run_cell", "score"]

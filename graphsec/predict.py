@@ -167,10 +167,13 @@ class Predictor:
     # -- variants -----------------------------------------------------------------------------
 
     def relaxed(self, how: How = "exact") -> Predictor:
-        """The same predictor with its preprocessing run another way, for adaptive attackers."""
+        """The same predictor with its preprocessing run another way, for adaptive attackers.
+
+        It carries no trace: what training released is another access than the weights.
+        """
         other = Predictor(
             self.model, sanitise=self.sanitise, origin=self.origin, how=how,
-            privacy=self.privacy, trace=self.trace, allowed=self._allowed,
+            privacy=self.privacy, allowed=self._allowed,
         )  # fmt: skip
         if how == "bypass":
             other._allowed = None

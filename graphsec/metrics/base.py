@@ -40,3 +40,7 @@ class Curve:
     y: tuple[float, ...]
     x_label: str
     y_label: str
+
+    def spec(self) -> dict[str, Any]:
+        """Plain form, for records."""
+        return {**vars(self), "x": list(self.x), "y": list(self.y)}

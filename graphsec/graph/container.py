@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +14,19 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from graphsec.graph.arrays import (
+    GraphError,
+    canonical,
+    converted,
+    edge_array,
+    is_symmetric,
+    node_indices,
+    node_mask,
+    plain_arrays,
+    take_rows,
+)
+from graphsec.graph.rules import check
+
 if TYPE_CHECKING:
     import networkx
     from torch_geometric.data import Data
@@ -22,10 +34,6 @@ if TYPE_CHECKING:
     from graphsec.ops import Adj
 
 Task = Literal["classification", "regression", "ranking", "graph", "none"]
-
-
-class GraphError(ValueError):
-    """A graph breaks a rule; the message names the field, what was found and the rule."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,15 @@ class Split:
     @staticmethod
     def of(train: Any, val: Any, test: Any) -> Split:
         """Split from index or boolean mask arrays."""
-        return Split(_indices(train), _indices(val), _indices(test))
+        return Split(node_indices(train), node_indices(val), node_indices(test))
+
+    @staticmethod
+    def made(split: Any) -> Split | None:
+        """A split from a split, a mapping with train, val and test, or a sequence of three."""
+        if split is None or isinstance(split, Split):
+            return split
+        parts = [split[k] for k in ("train", "val", "test")] if isinstance(split, dict) else split
+        return Split.of(*parts)
 
     def items(self) -> list[tuple[str, Tensor]]:
         """(name, indices) pairs."""
@@ -90,7 +106,7 @@ class Graph:
     name: str = "graph"
 
     def __post_init__(self) -> None:
-        _validate(self)
+        check(self)
 
     # -- making one ---------------------------------------------------------------------------
 
@@ -114,7 +130,7 @@ class Graph:
             directed: Keep directions as they are.
             **fields: The other fields of ``Graph``; arrays are converted.
         """
-        pairs = _edge_array(edges)
+        pairs = edge_array(edges)
         n = int(pairs.max()) + 1 if num_nodes is None and pairs.size else int(num_nodes or 0)
         if n <= 0:
             raise GraphError(f"num_nodes must be ≥ 1, got {n}: an empty graph has nothing to learn")
@@ -126,14 +142,14 @@ class Graph:
             raise GraphError(
                 f"edge_weight must have one value an edge ({pairs.shape[1]}), found {len(weight)}"
             )
-        key, weight = _canonical(pairs, weight, n, directed)
+        key, weight = canonical(pairs, weight, n, directed)
         indptr = np.searchsorted(key, np.arange(n + 1, dtype=np.int64) * n)
         return Graph(
             indptr=torch.from_numpy(indptr.astype(np.int64)),
             indices=torch.from_numpy(key % n),
             edge_weight=None if weight is None else torch.from_numpy(weight),
             directed=directed,
-            **_tensors(fields),
+            **_converted(fields),
         )
 
     @staticmethod
@@ -187,7 +203,7 @@ class Graph:
         weight = graph.edata.get("w")
         pairs = torch.stack(graph.edges())
         if "directed" not in fields:
-            fields["directed"] = not _is_symmetric(_edge_array(pairs), graph.num_nodes())
+            fields["directed"] = not is_symmetric(edge_array(pairs), graph.num_nodes())
         return Graph.from_edges(pairs, graph.num_nodes(), edge_weight=weight, **fields)
 
     # -- what it is ---------------------------------------------------------------------------
@@ -258,7 +274,9 @@ class Graph:
             if field.name == "name":
                 continue
             digest.update(field.name.encode())
-            for array in _arrays(getattr(self, field.name)):
+            value = getattr(self, field.name)
+            parts = [part for _, part in value.items()] if isinstance(value, Split) else [value]
+            for array in (array for part in parts for array in plain_arrays(part)):
                 digest.update(f"{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:32]
@@ -274,7 +292,7 @@ class Graph:
 
     def replace(self, **changes: Any) -> Graph:
         """A copy with some fields changed (validated again)."""
-        return dataclasses.replace(self, **_tensors(changes))
+        return dataclasses.replace(self, **_converted(changes))
 
     def flip(self, edges: Any) -> Graph:
         """The graph with each given pair added if absent and removed if present.
@@ -285,7 +303,7 @@ class Graph:
         Raises:
             GraphError: A pair is a self-loop, out of range, or listed twice.
         """
-        pairs = _edge_array(edges)
+        pairs = edge_array(edges)
         n = self.num_nodes
         if pairs.size == 0:
             return self
@@ -321,7 +339,7 @@ class Graph:
 
     def subgraph(self, nodes: Any) -> Graph:
         """The graph induced by ``nodes`` (indices or mask), renumbered in their order."""
-        index = _indices(nodes)
+        index = node_indices(nodes)
         keep = index.numpy()
         matrix = self.to_scipy()[keep][:, keep]
         place = torch.full((self.num_nodes,), -1, dtype=torch.int64)
@@ -333,7 +351,7 @@ class Graph:
         pick: dict[str, Any] = {}
         for field in ("x", "y", "sensitive", "node_type", "graph_id"):
             value = getattr(self, field)
-            pick[field] = None if value is None else _rows(value, index)
+            pick[field] = None if value is None else take_rows(value, index)
         coo = matrix.tocoo()
         weight = None if self.edge_weight is None else coo.data
         return Graph.from_edges(
@@ -392,7 +410,7 @@ class Graph:
             data.edge_weight = self.edge_weight
         if self.split is not None:
             for part, index in self.split.items():
-                data[f"{part}_mask"] = _mask(index, self.num_nodes)
+                data[f"{part}_mask"] = node_mask(index, self.num_nodes)
         return data
 
     def to_dgl(self) -> Any:
@@ -416,221 +434,13 @@ class Graph:
             graph.edata["w"] = self.edge_weight
         if self.split is not None:
             for part, index in self.split.items():
-                graph.ndata[f"{part}_mask"] = _mask(index, self.num_nodes)
+                graph.ndata[f"{part}_mask"] = node_mask(index, self.num_nodes)
         return graph
 
 
-# -- helpers ----------------------------------------------------------------------------------
-
-
-def _canonical(
-    pairs: np.ndarray, weight: np.ndarray | None, n: int, directed: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Sorted distinct keys u·n + v (both directions if undirected), with their weights."""
-    loop = pairs[0] == pairs[1]
-    if loop.any():
-        pairs = pairs[:, ~loop]
-        weight = None if weight is None else weight[~loop]
-    key = pairs[0] * n + pairs[1]
-    if not directed:
-        # The key of the unordered pair decides which duplicate is first, so that both
-        # directions of an edge always end with the same weight.
-        key = np.minimum(pairs[0], pairs[1]) * n + np.maximum(pairs[0], pairs[1])
-    if weight is None:
-        key = np.sort(key)  # ten times faster here than np.unique, which hashes
-        key = key[np.r_[True, key[1:] != key[:-1]]] if len(key) else key
-    else:
-        key, first = np.unique(key, return_index=True)
-        weight = weight[first]
-    if directed:
-        return key, weight
-    mirrored = key % n * n + key // n
-    order = np.argsort(np.concatenate([key, mirrored]), kind="stable")
-    both = np.concatenate([key, mirrored])[order]
-    return both, None if weight is None else np.concatenate([weight, weight])[order]
-
-
-def _is_symmetric(pairs: np.ndarray, n: int) -> bool:
-    forward = np.unique(pairs[0] * n + pairs[1])
-    return np.array_equal(forward, np.unique(pairs[1] * n + pairs[0]))
-
-
-def _edge_array(edges: Any) -> np.ndarray:
-    """(2, m) int64 from whatever lists edges."""
-    array = edges.detach().cpu().numpy() if isinstance(edges, Tensor) else np.asarray(edges)
-    if array.size == 0:
-        return np.zeros((2, 0), np.int64)
-    if array.ndim != 2 or 2 not in array.shape:
-        raise GraphError(f"edges must have shape (2, m) or (m, 2), found {array.shape}")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise GraphError(f"edges must be integers, found {array.dtype}")
-    return (array if array.shape[0] == 2 else array.T).astype(np.int64)
-
-
-def _indices(nodes: Any) -> Tensor:
-    """Node indices from an index array or a boolean mask."""
-    index = torch.as_tensor(nodes)
-    if index.dtype == torch.bool:
-        return index.nonzero().ravel()
-    if index.is_floating_point() and index.numel():
-        raise GraphError(f"split must hold integers or booleans, found {index.dtype}")
-    return index.to(torch.int64).ravel()
-
-
-def _mask(index: Tensor, n: int) -> Tensor:
-    mask = torch.zeros(n, dtype=torch.bool)
-    mask[index] = True
-    return mask
-
-
-def _rows(value: Tensor, index: Tensor) -> Tensor:
-    if value.layout == torch.strided:
-        return value[index]
-    parts = (value.values().numpy(), value.col_indices().numpy(), value.crow_indices().numpy())
-    return features(sp.csr_matrix(parts, shape=tuple(value.shape))[index.numpy()])
-
-
-def features(x: Any) -> Tensor:
-    """Features as a float32 tensor; scipy matrices become sparse CSR tensors."""
-    if sp.issparse(x):
-        csr = sp.csr_matrix(x, dtype=np.float32)
-        csr.sum_duplicates()
-        csr.eliminate_zeros()
-        parts = (csr.indptr.astype(np.int64), csr.indices.astype(np.int64), csr.data)
-        indptr, indices, data = (torch.from_numpy(part) for part in parts)
-        with warnings.catch_warnings():  # torch calls sparse CSR beta, once a process
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-            return torch.sparse_csr_tensor(indptr, indices, data, csr.shape, check_invariants=True)
-    tensor = torch.as_tensor(x)
-    if tensor.layout == torch.sparse_coo:
-        tensor = tensor.coalesce().to_sparse_csr()
-    return tensor.to(torch.float32)
-
-
-def _tensors(fields: dict[str, Any]) -> dict[str, Any]:
-    """Convert array-like fields to the tensors that ``Graph`` holds."""
-    made = dict(fields)
-    if made.get("x") is not None:
-        made["x"] = features(made["x"])
-    for key in ("sensitive", "node_type", "graph_id"):
-        if made.get(key) is not None:
-            made[key] = torch.as_tensor(made[key]).to(torch.int64)
-    y = made.get("y")
-    if y is not None:
-        y = torch.as_tensor(y)
-        real = made.get("task") == "regression"
-        whole = not y.is_floating_point() or bool((y == y.round()).all())
-        # A fractional label is left as it is, for the validation to name.
-        made["y"] = y.to(torch.float32) if real else y.to(torch.int64) if whole else y
-    if made.get("edge_weight") is not None:
-        made["edge_weight"] = torch.as_tensor(made["edge_weight"]).to(torch.float32)
-    split = made.get("split")
-    if split is not None and not isinstance(split, Split):
-        parts = [split[k] for k in ("train", "val", "test")] if isinstance(split, dict) else split
-        made["split"] = Split.of(*parts)
+def _converted(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields as ``Graph`` holds them."""
+    made = converted(fields)
+    if "split" in made:
+        made["split"] = Split.made(made["split"])
     return made
-
-
-def _arrays(value: Any) -> list[np.ndarray]:
-    """The numpy arrays behind a field, for hashing."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        if value.layout == torch.sparse_csr:
-            return [p.numpy() for p in (value.crow_indices(), value.col_indices(), value.values())]
-        return [value.numpy()]
-    if isinstance(value, Split):
-        return [part.cpu().numpy() for _, part in value.items()]
-    return [np.array(str(value))]
-
-
-def _validate(g: Graph) -> None:
-    """Check every rule of ``Graph``; the first broken one is raised."""
-    _validate_structure(g)
-    n = g.num_nodes
-    for field in ("x", "y", "sensitive", "node_type", "graph_id"):
-        value = getattr(g, field)
-        if value is not None and value.shape[0] != n:
-            raise GraphError(f"{field} must have one row a node ({n}), found {value.shape[0]}")
-    if g.x is not None:
-        if g.x.dim() != 2:
-            raise GraphError(f"x must have two dimensions, found shape {tuple(g.x.shape)}")
-        if g.x.layout not in (torch.strided, torch.sparse_csr):
-            raise GraphError(f"x must be dense or sparse CSR, found {g.x.layout}")
-        values = g.x.values() if g.x.layout == torch.sparse_csr else g.x
-        if not torch.isfinite(values).all():
-            bad = int((~torch.isfinite(values)).sum())
-            raise GraphError(f"x must be finite, found {bad} NaN or infinite values")
-    if g.edge_weight is not None:
-        if g.edge_weight.shape != g.indices.shape:
-            raise GraphError(
-                f"edge_weight must have shape {tuple(g.indices.shape)}, "
-                f"found {tuple(g.edge_weight.shape)}"
-            )
-        if not torch.isfinite(g.edge_weight).all():
-            raise GraphError("edge_weight must be finite, found NaN or infinity")
-        if (g.edge_weight < 0).any():
-            raise GraphError(f"edge_weight must be ≥ 0, found {float(g.edge_weight.min())}")
-    _validate_labels(g)
-    _validate_split(g)
-
-
-def _validate_structure(g: Graph) -> None:
-    n = len(g.indptr) - 1
-    if n <= 0:
-        raise GraphError(f"num_nodes must be ≥ 1, got {n}: an empty graph has nothing to learn")
-    if g.indptr.dtype != torch.int64 or g.indices.dtype != torch.int64:
-        raise GraphError(
-            f"indptr and indices must be int64, found {g.indptr.dtype} and {g.indices.dtype}"
-        )
-    counts = g.indptr.diff()
-    if int(g.indptr[0]) != 0 or int(g.indptr[-1]) != len(g.indices) or (counts < 0).any():
-        raise GraphError(f"indptr must rise from 0 to the number of indices ({len(g.indices)})")
-    if len(g.indices) == 0:
-        return
-    low, high = int(g.indices.min()), int(g.indices.max())
-    if low < 0 or high >= n:
-        raise GraphError(f"edge_index must lie in 0…{n - 1}, found {low if low < 0 else high}")
-    rows = torch.repeat_interleave(torch.arange(n, device=counts.device), counts)
-    if (rows == g.indices).any():
-        node = int(rows[rows == g.indices][0])
-        raise GraphError(f"indices must hold no self-loops, found one at node {node}")
-    key = rows * n + g.indices
-    if (key.diff() <= 0).any():
-        raise GraphError("indices must be sorted and distinct within each row")
-    if not g.directed:
-        mirrored, order = (g.indices * n + rows).sort()
-        if not torch.equal(mirrored, key):
-            raise GraphError("an undirected graph must hold both directions of every edge")
-        if g.edge_weight is not None and len(g.edge_weight) == len(key) and not torch.equal(
-            torch.nan_to_num(g.edge_weight[order]), torch.nan_to_num(g.edge_weight)
-        ):  # fmt: skip
-            raise GraphError("edge_weight of an undirected graph must agree in both directions")
-
-
-def _validate_labels(g: Graph) -> None:
-    if g.y is None:
-        return
-    if g.task in ("classification", "graph"):
-        if g.y.dtype != torch.int64 or g.y.dim() != 1:
-            raise GraphError(
-                f"y must be (n,) integers for {g.task}, found {g.y.dtype} {tuple(g.y.shape)}"
-            )
-        if int(g.y.min()) < -1:
-            raise GraphError(f"y must be ≥ 0, or −1 where unknown, found {int(g.y.min())}")
-    elif g.task == "regression" and not torch.isfinite(g.y).all():
-        raise GraphError("y must be finite for regression, found NaN or infinity")
-
-
-def _validate_split(g: Graph) -> None:
-    if g.split is None:
-        return
-    n = g.num_nodes
-    seen = torch.zeros(n, dtype=torch.int64)
-    for part, index in g.split.items():
-        if len(index) and (int(index.min()) < 0 or int(index.max()) >= n):
-            bad = int(index.min()) if int(index.min()) < 0 else int(index.max())
-            raise GraphError(f"split.{part} must lie in 0…{n - 1}, found {bad}")
-        seen += torch.bincount(index.cpu(), minlength=n)
-    if (seen > 1).any():
-        node = int((seen > 1).nonzero()[0])
-        raise GraphError(f"split must be disjoint, found node {node} {int(seen[node])} times")

@@ -1,0 +1,80 @@
+"""From evidence and truth to numbers and curves."""
+
+from __future__ import annotations
+
+import torch
+
+from graphsec.game import Secret
+from graphsec.graph import Graph
+from graphsec.metrics import (
+    Curve,
+    Metric,
+    accuracy,
+    macro_f1,
+    r_squared,
+    ranking_metrics,
+    roc_curve,
+)
+from graphsec.outcome import LinkScores, MemberScores, Outcome, Perturbation
+from graphsec.predict import Predictor
+
+
+def score(
+    outcome: Outcome,
+    graph: Graph,
+    predictor: Predictor,
+    secret: Secret | None = None,
+    after: Predictor | None = None,
+    nodes: torch.Tensor | None = None,
+) -> dict[str, Metric]:
+    """Numbers from evidence and truth.
+
+    Args:
+        outcome: What the attack returned.
+        graph: The clean (known) graph.
+        predictor: The predictor trained on it.
+        secret: The game's secret, for games that have one.
+        after: The predictor after a poisoning attack; default ``predictor``.
+        nodes: Nodes that count; default the test nodes.
+    """
+    after = after or predictor
+    numbers = _utility(graph, predictor, nodes)
+    if isinstance(outcome, Perturbation) and graph.task == "classification":
+        attacked = _utility(outcome.apply(graph), after, nodes)["accuracy"].value
+        clean = numbers["accuracy"].value
+        numbers["attacked_accuracy"] = Metric(attacked, True, 0, 1, "accuracy under attack")
+        numbers["accuracy_drop"] = Metric(clean - attacked, False, -1, 1, "loss of accuracy")
+        flips = float(outcome.flips.shape[1])
+        numbers["flips"] = Metric(flips, False, 0, float("inf"), "edges flipped")
+    if isinstance(outcome, LinkScores | MemberScores):
+        if secret is None:
+            raise ValueError("scoring links or members needs the game's secret")
+        asked = outcome.pairs if isinstance(outcome, LinkScores) else outcome.nodes
+        if not torch.equal(asked, secret.question):
+            raise ValueError("the outcome must answer the secret's question, in its order")
+        numbers.update(ranking_metrics(outcome.scores, secret.answer))
+    return numbers
+
+
+def curves(outcome: Outcome, secret: Secret | None) -> dict[str, Curve]:
+    """Curves for figures."""
+    if isinstance(outcome, LinkScores | MemberScores) and secret is not None:
+        return {"roc": roc_curve(outcome.scores, secret.answer)}
+    return {}
+
+
+def _utility(
+    graph: Graph, predictor: Predictor, nodes: torch.Tensor | None = None
+) -> dict[str, Metric]:
+    if nodes is None:
+        nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)
+    if graph.y is None or len(nodes) == 0:
+        return {}
+    predicted, y = predictor.predict(graph, nodes), graph.y[nodes]
+    if graph.task == "regression":
+        value = r_squared(predicted, y)
+        return {"r_squared": Metric(value, True, float("-inf"), 1, "R²")}
+    return {
+        "accuracy": Metric(accuracy(predicted, y), True, 0, 1, "clean accuracy"),
+        "macro_f1": Metric(macro_f1(predicted, y), True, 0, 1, "clean macro F1"),
+    }

@@ -1,0 +1,144 @@
+"""What an attacker may see and change."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from graphsec.graph import Graph
+from graphsec.registry import Component, SpecError, did_you_mean
+
+
+class Access(enum.Flag):
+    """What an attacker may see or do.
+
+    Parts of the graph: FEATURES, EDGES, TRAIN_LABELS, TRUE_LABELS (of every node), SPLIT (who
+    is in training), SENSITIVE, EDGE_COUNT. Of the victim: LABELS (predicted classes), SCORES
+    (logits), HIDDEN (states of the layers), WEIGHTS (and so gradients through the model),
+    GRADIENTS (of training), TRANSCRIPT (messages between parties), QUERY_INPUT (queries with
+    own features or edges), RECIPE (may train models the same way).
+    """
+
+    NONE = 0
+    FEATURES = enum.auto()
+    EDGES = enum.auto()
+    TRAIN_LABELS = enum.auto()
+    TRUE_LABELS = enum.auto()
+    SPLIT = enum.auto()
+    SENSITIVE = enum.auto()
+    EDGE_COUNT = enum.auto()
+    LABELS = enum.auto()
+    SCORES = enum.auto()
+    HIDDEN = enum.auto()
+    WEIGHTS = enum.auto()
+    GRADIENTS = enum.auto()
+    TRANSCRIPT = enum.auto()
+    QUERY_INPUT = enum.auto()
+    RECIPE = enum.auto()
+
+    @staticmethod
+    def of(names: Access | str | list[str] | tuple[str, ...]) -> Access:
+        """Access from names ("scores", ["weights", "edges"])."""
+        if isinstance(names, Access):
+            return names
+        access = Access.NONE
+        for name in [names] if isinstance(names, str) else names:
+            if str(name).upper() not in Access.__members__:
+                hint = did_you_mean(str(name).lower(), [n.lower() for n in Access.__members__])
+                raise SpecError(f"threat.access: no access {name!r}; {hint}")
+            access |= Access[str(name).upper()]
+        return access
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the granted flags."""
+        return [str(flag.name).lower() for flag in Access if flag and flag in self]
+
+
+WHITE_BOX = (
+    Access.FEATURES | Access.EDGES | Access.TRAIN_LABELS | Access.TRUE_LABELS | Access.SPLIT
+    | Access.EDGE_COUNT | Access.LABELS | Access.SCORES | Access.HIDDEN | Access.WEIGHTS
+    | Access.RECIPE | Access.QUERY_INPUT
+)  # fmt: skip
+
+
+class AccessDenied(PermissionError):
+    """An attack asked for what its threat does not grant."""
+
+
+class BudgetExceeded(ValueError):
+    """An outcome goes beyond the threat's budget."""
+
+
+Amount = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Component):
+    """How much an attacker may change or ask; None means nothing may be changed, or no limit.
+
+    A float from 0 to 1 is a fraction (of the edges, of a node's degree, of the nodes), an
+    integer an absolute number.
+
+    Attributes:
+        edges: Edges flipped.
+        edges_per_node: Flips at any one node.
+        nodes: Nodes injected.
+        features: Feature entries changed.
+        queries: Answers asked for (None: no limit).
+        utility_drop: Largest loss of accuracy that goes unnoticed (None: no limit).
+    """
+
+    name: ClassVar[str] = "budget"
+    kind: ClassVar[str] = "threat"
+
+    edges: Amount | None = None
+    edges_per_node: Amount | None = None
+    nodes: Amount | None = None
+    features: Amount | None = None
+    queries: Annotated[int, Field(ge=0)] | None = None
+    utility_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    def edge_count(self, graph: Graph) -> int:
+        """Largest number of flips in ``graph``.
+
+        Raises:
+            SpecError: The graph has fewer pairs than that.
+        """
+        if self.edges is None:
+            return 0
+        count = self.edges
+        if isinstance(self.edges, float):
+            count = math.floor(self.edges * graph.num_edges + 1e-9)
+        n = graph.num_nodes
+        pairs = n * (n - 1) // (1 if graph.directed else 2)
+        if count > pairs:
+            raise SpecError(
+                f"threat.budget.edges must be at most the {pairs} pairs of {graph.name!r}, "
+                f"got {count}"
+            )
+        return int(count)
+
+    def node_count(self, graph: Graph) -> Tensor | None:
+        """(n,) largest number of flips at each node, None without a limit."""
+        if self.edges_per_node is None:
+            return None
+        if isinstance(self.edges_per_node, float):
+            return (graph.degree * self.edges_per_node).floor().to(torch.int64)
+        return torch.full((graph.num_nodes,), self.edges_per_node, dtype=torch.int64)
+
+
+def known_fields(fields: Mapping[str, Any], cls: type[Any], where: str) -> None:
+    """Refuse a mapping with a key that is no field of ``cls``."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    for field in fields:
+        if field not in known:
+            raise SpecError(f"{where} has no field {field!r}; {did_you_mean(field, known)}")

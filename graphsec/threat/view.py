@@ -1,0 +1,236 @@
+"""The only door an attack has to its victim."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphsec.graph import Graph
+from graphsec.ops import Adj, Features
+from graphsec.predict import Origin, Predictor
+from graphsec.registry import DEFENSES
+from graphsec.rng import Rng
+from graphsec.threat.access import Access, AccessDenied, BudgetExceeded
+from graphsec.train import Release
+
+if TYPE_CHECKING:
+    from graphsec.threat.model import Threat
+
+
+class View:
+    """What one attacker sees of one victim; every look is checked and counted.
+
+    Made by ``Threat.open``. Attributes: ``threat``, ``question`` (pairs or nodes that the game
+    asks about, None if it asks nothing), ``queries`` and ``trainings`` (counts so far).
+    """
+
+    def __init__(
+        self,
+        threat: Threat,
+        victim: Predictor | None,
+        graph: Graph,
+        rng: Rng,
+        question: Tensor | None,
+        origin: Origin | None,
+        trained: dict[Any, Predictor] | None = None,
+    ) -> None:
+        self.threat = threat
+        self.question = question
+        self.queries = 0
+        self.trainings = 0
+        self._victim, self._graph, self._rng = victim, graph, rng
+        self._origin = origin or (victim.origin if victim is not None else None)
+        self._trained: dict[Any, Predictor] = {} if trained is None else trained
+
+    def _require(self, access: Access, what: str) -> None:
+        missing = access & ~self.threat.granted
+        if missing:
+            raise AccessDenied(
+                f"{what} needs access to {', '.join(missing.names)}; the threat grants "
+                f"{', '.join(self.threat.granted.names) or 'nothing'}"
+            )
+
+    @property
+    def _trained_victim(self) -> Predictor:
+        if self._victim is None:
+            raise AccessDenied("there is no trained victim yet: the attack poisons its training")
+        return self._victim
+
+    # -- the graph ----------------------------------------------------------------------------
+
+    @cached_property
+    def known(self) -> Graph:
+        """The graph as far as the attacker sees it: what is not granted is left out."""
+        has, graph = self.threat.granted, self._graph
+        changes: dict[str, Any] = {}
+        if Access.FEATURES not in has:
+            changes["x"] = None
+        if Access.TRUE_LABELS not in has and graph.y is not None:
+            changes["y"] = self._train_labels() if Access.TRAIN_LABELS in has else None
+        if Access.SPLIT not in has:
+            changes["split"] = None
+        if Access.SENSITIVE not in has:
+            changes["sensitive"] = None
+        if Access.EDGES not in has:
+            changes.update(
+                indptr=torch.zeros_like(graph.indptr), indices=graph.indices[:0],
+                edge_weight=None, edge_y=None,
+            )  # fmt: skip
+        return graph.replace(**changes) if changes else graph
+
+    def _train_labels(self) -> Tensor | None:
+        if self._graph.y is None or self._graph.split is None:
+            return None
+        hidden = torch.full_like(self._graph.y, -1)
+        train = self._graph.split.train
+        hidden[train] = self._graph.y[train]
+        return hidden
+
+    @property
+    def num_edges(self) -> int:
+        """Number of edges of the true graph (EDGE_COUNT, or EDGES)."""
+        if Access.EDGES not in self.threat.granted:
+            self._require(Access.EDGE_COUNT, "view.num_edges")
+        return self._graph.num_edges
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Indices of the target nodes."""
+        return self.threat.target_nodes(self._graph)
+
+    @property
+    def edge_budget(self) -> int:
+        """Largest number of flips."""
+        return self.threat.budget.edge_count(self._graph)
+
+    @property
+    def node_budget(self) -> Tensor | None:
+        """(n,) largest number of flips at each node, None without a limit."""
+        return self.threat.budget.node_count(self._graph)
+
+    # -- the victim's answers -----------------------------------------------------------------
+
+    def _count(self, queries: int) -> None:
+        limit = self.threat.budget.queries
+        if limit is not None and self.queries + queries > limit:
+            raise BudgetExceeded(
+                f"budget.queries allows {limit} answers, {self.queries + queries} were asked for"
+            )
+        self.queries += queries
+
+    @torch.no_grad()
+    def logits(
+        self,
+        nodes: Tensor | None = None,
+        x: Tensor | Features | None = None,
+        adj: Adj | None = None,
+    ) -> Tensor:
+        """The victim's logits (SCORES), on own features or edges too (QUERY_INPUT).
+
+        Every node asked about counts as one query.
+        """
+        self._require(Access.SCORES, "view.logits")
+        return self._answer(nodes, x, adj)
+
+    @torch.no_grad()
+    def labels(
+        self,
+        nodes: Tensor | None = None,
+        x: Tensor | Features | None = None,
+        adj: Adj | None = None,
+    ) -> Tensor:
+        """The victim's predicted classes (LABELS)."""
+        self._require(Access.LABELS, "view.labels")
+        return self._answer(nodes, x, adj).argmax(1)
+
+    def _answer(self, nodes: Tensor | None, x: Tensor | Features | None, adj: Adj | None) -> Tensor:
+        self._count(self._graph.num_nodes if nodes is None else len(nodes))
+        if x is None and adj is None:
+            return self._trained_victim.logits(self._graph, nodes)
+        self._require(Access.QUERY_INPUT, "a query with own features or edges")
+        mine = self._graph.x if x is None else x
+        assert mine is not None
+        out = self._trained_victim.forward(mine, self._graph.adj if adj is None else adj)
+        return out if nodes is None else out[nodes]
+
+    @torch.no_grad()
+    def hidden(self, nodes: Tensor | None = None) -> list[Tensor]:
+        """Hidden states of the layers, the logits last (HIDDEN)."""
+        self._require(Access.HIDDEN, "view.hidden")
+        self._count(self._graph.num_nodes if nodes is None else len(nodes))
+        assert self._graph.x is not None
+        states = self._trained_victim.hidden(self._graph.x, self._graph.adj)
+        return states if nodes is None else [state[nodes] for state in states]
+
+    def release(self, index: int) -> Release:
+        """The index-th thing that left training and that this position can see."""
+        return self.releases()[index]
+
+    def releases(self) -> list[Release]:
+        """What left training: gradients (GRADIENTS) and messages (TRANSCRIPT) seen from here.
+
+        The server sees what it sends and receives, a party likewise, the wire everything; an
+        outsider sees only what the trainer releases.
+        """
+        kinds = {"gradient": Access.GRADIENTS, "message": Access.TRANSCRIPT}
+        if not self.threat.granted & (Access.GRADIENTS | Access.TRANSCRIPT):
+            self._require(Access.TRANSCRIPT, "view.releases")
+        seat = self.threat.position
+        return [
+            release
+            for release in self._trained_victim.trace.releases
+            if kinds[release.kind] in self.threat.granted
+            and (
+                seat == "wire"
+                or seat in (release.sender, release.receiver)
+                or (release.kind == "gradient" and seat == "outside")
+            )
+        ]
+
+    # -- models to compute with ---------------------------------------------------------------
+
+    def model(self) -> Predictor:
+        """The predictor this attacker differentiates (WEIGHTS).
+
+        An adaptive attacker gets the victim with its defense inside; one that is not adaptive
+        attacks an undefended model trained the same way, and transfers. When poisoning there is
+        no victim: a model trained on the known graph stands in for it.
+        """
+        if self.threat.timing == "poisoning" or self._victim is None:
+            return self.train(self.known, self._rng["surrogate"])
+        self._require(Access.WEIGHTS, "view.model")
+        if not self.threat.adaptive:
+            return self.transfer()
+        return self._trained_victim.relaxed("exact")
+
+    @property
+    def defended(self) -> bool:
+        """Whether the attacker knows of a defense that a transfer attack would not know."""
+        origin = self._origin
+        known = self.threat.adaptive and self.threat.timing != "poisoning"
+        return known and origin is not None and origin.defense.name != "none"
+
+    def transfer(self) -> Predictor:
+        """An undefended model trained with the victim's recipe on the known graph."""
+        return self._train(self.known, self._rng["transfer"], "none")
+
+    def train(self, graph: Graph, rng: Rng) -> Predictor:
+        """A model trained as the victim was (RECIPE), with its defense if the threat is adaptive.
+
+        Counted, and cached by graph and stream: shadow models are trained once.
+        """
+        self._require(Access.RECIPE, "view.train")
+        return self._train(graph, rng, None if self.threat.adaptive else "none")
+
+    def _train(self, graph: Graph, rng: Rng, defense: str | None) -> Predictor:
+        if self._origin is None:
+            raise AccessDenied("view.train: a wrapped model has no recipe to train by")
+        made = self._origin.defense if defense is None else DEFENSES.build(defense)
+        key = (graph.fingerprint, str(rng), str(made.spec()), str(self._origin.recipe.spec()))
+        if key not in self._trained:
+            self.trainings += 1
+            self._trained[key] = made.fit(graph, self._origin.recipe, rng)
+        return self._trained[key]
