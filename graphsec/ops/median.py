@@ -101,7 +101,8 @@ class _SoftMedian(Function):
         scale = wn.dtype.type(scale)
         kernels.argmedian(*base, wn, hn, arg)
         kernels.soft_median(*base, wn, hn, arg, scale, out.numpy(), ratio, distance, total)
-        ctx.saved = (kernels, base, wn, hn, arg, scale, out, ratio, distance, total)
+        # A detached alias: an output kept on its own node would never be freed.
+        ctx.saved = (kernels, base, wn, hn, arg, scale, array(out), ratio, distance, total)
         return out
 
     @staticmethod
@@ -111,7 +112,7 @@ class _SoftMedian(Function):
         gn, gw, gh = array(g), np.empty_like(wn), np.zeros_like(hn)
         direct, pull, gmedian = np.empty_like(wn), np.empty_like(wn), np.empty_like(gn)
         kernels.soft_median_rows(
-            *base, wn, hn, arg, scale, out.detach().numpy(), ratio, distance, total, gn,
+            *base, wn, hn, arg, scale, out, ratio, distance, total, gn,
             direct, pull, gw, gmedian,
         )  # fmt: skip
         kernels.soft_median_cols(*base, hn, arg, direct, pull, gn, gmedian, gh)

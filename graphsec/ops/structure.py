@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -36,6 +38,22 @@ def _kernels(name: str) -> ModuleType | None:
         return importlib.import_module(f"graphsec.kernels.{name}")
     except ImportError:
         return None
+
+
+# From this many entries on DGL's unweighted sum beats ours on a CPU (1.1 to 1.3 times, width 64).
+DGL_FROM = 80_000
+
+
+@cache
+def _dgl() -> Any:
+    """DGL, or None where it is missing (it has no wheels from Python 3.12 on)."""
+    os.environ.setdefault("DGLBACKEND", "pytorch")  # or DGL asks, and writes to the home folder
+    try:
+        import dgl
+        import dgl.ops
+    except Exception:  # a DGL built for another torch fails in ways of its own
+        return None
+    return dgl
 
 
 def kernels_for(name: str, *tensors: Tensor | None) -> ModuleType | None:
@@ -150,6 +168,10 @@ class CSR:
             row, col = self.coo
             messages = h[col] if w is None else h[col] * w.unsqueeze(-1)
             return h.new_zeros(self.num_rows, heads, width).index_add_(0, row, messages)
+        if w is None and self.nnz >= DGL_FROM and h.dtype == torch.float32:
+            summed = self._dgl_sum(h.detach().reshape(len(h), -1))
+            if summed is not None:
+                return summed.view(self.num_rows, heads, width)
         out = h.new_empty(self.num_rows, heads, width)
         indptr, indices = self.indptr.numpy(), self.indices.numpy()
         eid = None if self.eid is None or w is None else self.eid.numpy()
@@ -159,6 +181,19 @@ class CSR:
             kernels.spmm_flat(indptr, indices, eid, values, flat, target)
         else:
             kernels.spmm(indptr, indices, eid, array(w), flat, target)
+        return out
+
+    def _dgl_sum(self, h: Tensor) -> Tensor | None:
+        """Σ over each row of h[column] by DGL's kernel; None where DGL is missing."""
+        dgl = _dgl()
+        if dgl is None or self.num_rows != self.num_cols:
+            return None
+        graph = self.__dict__.get("_dgl_graph")
+        if graph is None:
+            empty = self.indices.new_zeros(0)
+            graph = dgl.graph(("csc", (self.indptr, self.indices, empty))).int()
+            self.__dict__["_dgl_graph"] = graph
+        out: Tensor = dgl.ops.copy_u_sum(graph, h.contiguous())
         return out
 
     def dots(self, a: Tensor, b: Tensor) -> Tensor:

@@ -593,3 +593,37 @@ def test_transforms_leave_nothing_behind(name: str, enabled: bool) -> None:
                 torch.testing.assert_close(
                     torch.autograd.grad(loss(leaf), leaf)[0], slope, rtol=1e-4, atol=1e-5
                 )
+
+
+def test_dgl_sums_as_the_kernels_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dgl", reason="DGL has no wheels from Python 3.12 on")
+    from graphsec.ops import structure
+
+    edges = torch.randint(0, 50, (2, 200), generator=torch.Generator().manual_seed(0))
+    graph = Graph.from_edges(edges, 50, directed=True)
+    h = torch.randn(50, 2, 5, generator=torch.Generator().manual_seed(1))
+    plain = graph.adj.csr.multiply(None, h), graph.adj.csr.T.multiply(None, h)
+    monkeypatch.setattr(structure, "DGL_FROM", 0)
+    fresh = Graph.from_edges(edges, 50, directed=True).adj.csr
+    torch.testing.assert_close(fresh.multiply(None, h), plain[0])
+    torch.testing.assert_close(fresh.T.multiply(None, h), plain[1])
+    assert "_dgl_graph" in fresh.__dict__
+
+
+def test_soft_median_frees_its_memory() -> None:
+    """An output kept on its own autograd node would never be freed."""
+    import gc
+    import weakref
+
+    graph = Graph.from_edges([[0, 1, 2], [1, 2, 0]], 3)
+    h = torch.randn(3, 4, requires_grad=True)
+    out = soft_median(graph.adj.normalized(), h, 0.5)
+    out.sum().backward()  # type: ignore[no-untyped-call]
+    assert out.grad_fn is not None
+    node = weakref.ref(out)
+    gc.disable()
+    try:
+        del out
+        assert node() is None
+    finally:
+        gc.enable()
