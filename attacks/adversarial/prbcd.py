@@ -51,6 +51,7 @@ class PRBCD(Attack):
         fine_tune: Fraction of the steps at the end on the best block, without redrawing.
         block: Candidate pairs at a time.
         lr: Step size, in flips per node of the budget.
+        check_every: Steps between two looks at the discretised iterate (each costs a forward pass).
         samples: Random discretisations tried at the end, beside the largest weights.
         restarts: Independent searches; the best counts.
         warm_start: Against a defended victim, also search from the transfer attack.
@@ -64,6 +65,7 @@ class PRBCD(Attack):
     fine_tune: Annotated[float, Field(ge=0, le=1), Range(0.1, 0.5)] = 0.2
     block: Annotated[int, Field(ge=1), Range(1e4, 1e6, log=True)] = 250_000
     lr: Annotated[float, Field(gt=0), Range(1e2, 1e4, log=True)] = 1_000.0
+    check_every: Annotated[int, Field(ge=1)] = 1
     samples: Annotated[int, Field(ge=0, le=1000)] = 20
     restarts: Annotated[int, Field(ge=1, le=100)] = 1
     warm_start: bool = True
@@ -128,8 +130,9 @@ class _Search:
             pairs = candidates.pairs(codes)
             p = self._step(victim, pairs, p, t - explore)
             flips = self._discrete(pairs, p)
-            now = self.judge(victim, codes, p, flips)
-            best = min(best, now, key=lambda one: one.score)
+            if t % attack.check_every == 0 or t in (explore - 1, attack.steps - 1):
+                now = self.judge(victim, codes, p, flips)
+                best = min(best, now, key=lambda one: one.score)
             if t < explore - 1:
                 codes, p = self._redraw(candidates, codes, p, size)
             elif t == explore - 1:  # go back to the best block and refine it
