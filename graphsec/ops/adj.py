@@ -50,7 +50,8 @@ class Block:
     def with_weight(self, weight: Tensor) -> Block:
         """The same pairs, flipped by another amount; what was derived from the pairs is kept."""
         other = replace(self, weight=weight)
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k.startswith(("_", "ad"))})
+        kept = ("additions", "deletions", "_merged")
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in kept})
         return other
 
 
