@@ -79,6 +79,8 @@ def segment_median(adj: Adj, h: Tensor) -> Tensor:
     """
     merged = adj.merged()
     assert merged.weight is not None
+    if merged.csr.nnz == 0:
+        return h.new_zeros(adj.num_nodes, h.shape[1])
     with torch.no_grad():
         entry = argmedian(merged.csr, merged.weight, h)
     node = merged.csr.indices[entry.clamp(min=0)]

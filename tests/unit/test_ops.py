@@ -627,3 +627,15 @@ def test_soft_median_frees_its_memory() -> None:
         assert node() is None
     finally:
         gc.enable()
+
+
+def test_a_graph_without_edges_gives_zeros() -> None:
+    adj = Graph.from_edges(np.zeros((2, 0), int), 3).adj
+    h = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    for enabled in (True, False):
+        with compiled(enabled):
+            assert not propagate(adj, h).any()
+            assert not segment_median(adj, h).any()
+            assert not soft_median(adj, h, 0.5).any()
+            loops = adj.normalized()
+            torch.testing.assert_close(soft_median(loops, h, 0.5), h)
