@@ -33,7 +33,8 @@ class Training(Component):
 
     Attributes:
         epochs: Most epochs.
-        lr: Learning rate of Adam.
+        optimizer: Rule of the steps.
+        lr: Learning rate.
         weight_decay: L2 penalty, added to the gradient as in the reference codes.
         decay: Whether the penalty is on all layers or on the first, as in GCN's recipe.
         patience: Epochs without improvement before stopping; None never stops early.
@@ -49,6 +50,7 @@ class Training(Component):
     kind: ClassVar[str] = "training"
 
     epochs: Annotated[int, Field(ge=1), Range(50, 1000, log=True)] = 200
+    optimizer: Literal["adam", "adamax", "rmsprop", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0, le=100), Range(1e-3, 1e-1, log=True)] = 0.01
     weight_decay: Annotated[float, Field(ge=0), Range(1e-5, 1e-2, log=True)] = 5e-4
     decay: Literal["all", "first"] = "all"
@@ -193,6 +195,8 @@ def fit(
                 break
     keeper.restore(model)
     model.eval()
+    if len(split.val):
+        model.settle(x, adj, y, split.val)
     return trace
 
 
@@ -211,16 +215,17 @@ def _labels(graph: Graph, training: Training) -> tuple[Tensor, Any]:
     return graph.y, graph.split
 
 
+_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+}
+
+
 def _optimizer(model: GNN, training: Training) -> torch.optim.Optimizer:
-    if training.decay == "all":
-        groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
-    else:
-        first = {id(p) for p in model.first_parameters()}
-        groups = [
-            {"params": [p for p in model.parameters() if id(p) in first]},
-            {"params": [p for p in model.parameters() if id(p) not in first], "weight_decay": 0.0},
-        ]
-    return torch.optim.Adam(groups, lr=training.lr, weight_decay=training.weight_decay)
+    groups = model.groups(training.weight_decay, training.decay)
+    return _OPTIMIZERS[training.optimizer](groups, lr=training.lr)  # type: ignore[call-arg]
 
 
 def _steps(

@@ -66,9 +66,10 @@ class _PageRank(Function):
     @staticmethod
     def forward(ctx: Any, csr: CSR, weight: Tensor, alpha: float, k: int) -> tuple[Tensor, Tensor]:
         n = csr.num_rows
-        row, col = csr.coo
+        entry = weight.detach().nonzero().ravel()  # most candidate pairs have weight 0
+        row, col = csr.coo[0][entry], csr.coo[1][entry]
         matrix = torch.zeros(n, n, dtype=weight.dtype)
-        matrix.index_put_((row, col), (alpha - 1) * weight.detach(), accumulate=True)
+        matrix.index_put_((row, col), (alpha - 1) * weight.detach()[entry], accumulate=True)
         matrix.diagonal().add_(1)
         # Â has eigenvalues in [−1, 1], so I − (1 − α) Â is positive definite.
         p = alpha * torch.cholesky_inverse(torch.linalg.cholesky(matrix))
@@ -85,10 +86,10 @@ class _PageRank(Function):
         csr, p, column, alpha = ctx.saved
         n, k = column.shape
         # dP = (1 − α)/α · P dÂ P with P symmetric, so dÂ gets (1 − α)/α · P G P.
-        parts = (torch.arange(n + 1) * k, column.reshape(-1), g.reshape(-1))
-        right = torch.sparse_csr_tensor(*parts, (n, n)) @ p
+        chosen = CSR(torch.arange(n + 1) * k, column.reshape(-1), n)
+        right = chosen.multiply(g.reshape(-1, 1), p.unsqueeze(1)).squeeze(1)
         row, col = csr.coo
-        if csr.nnz * 4 > n * n / 8:
+        if csr.nnz > n * n / 4:
             full = p @ right
             return None, (1 - alpha) / alpha * full[row, col], None, None
         dots = csr.dots(p.unsqueeze(1), right.T.contiguous().unsqueeze(1)).squeeze(1)

@@ -49,6 +49,8 @@ class Capabilities:
         sampled: Runs on sampled hops.
         batch_statistics: Mixes nodes through normalisation (excluded from private training).
         stochastic: Predicts at random even in evaluation mode.
+        per_sample: Gives one gradient a node through ``torch.func.vmap(grad)``.
+        second_order: Gradients can be differentiated again, in parameters and edge weights.
     """
 
     uses_edges: bool = True
@@ -56,6 +58,8 @@ class Capabilities:
     sampled: bool = True
     batch_statistics: bool = False
     stochastic: bool = False
+    per_sample: bool = True
+    second_order: bool = True
 
 
 class GNN(nn.Module):
@@ -118,6 +122,36 @@ class GNN(nn.Module):
     def first_parameters(self) -> list[nn.Parameter]:
         """Parameters of the first layer, for recipes that decay only those."""
         return [p for name, p in self.named_parameters() if ".0" in name]
+
+    def groups(self, weight_decay: float, decay: str) -> list[dict[str, Any]]:
+        """Parameter groups of the optimiser; a model overrides it where its paper has several.
+
+        Args:
+            weight_decay: L2 penalty.
+            decay: "all" parameters, or the "first" layer's only.
+        """
+        if decay == "all":
+            return [{"params": list(self.parameters()), "weight_decay": weight_decay}]
+        first = {id(p) for p in self.first_parameters()}
+        inner = [p for p in self.parameters() if id(p) in first]
+        outer = [p for p in self.parameters() if id(p) not in first]
+        return [
+            {"params": inner, "weight_decay": weight_decay},
+            {"params": outer, "weight_decay": 0.0},
+        ]
+
+    def settle(self, x: Tensor | Features, adj: Adj, y: Tensor, nodes: Tensor) -> None:
+        """Choose on validation nodes what training left open (when to stop integrating, say).
+
+        Called once, after training, in evaluation mode. What is chosen belongs into a buffer,
+        so that it is saved with the parameters.
+
+        Args:
+            x: Features that the model was trained on.
+            adj: Adjacency that the model was trained on.
+            y: (n,) labels.
+            nodes: (k,) validation nodes: the only ones whose labels may be looked at.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

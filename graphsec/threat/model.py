@@ -30,7 +30,7 @@ class Threat(Component):
     Attributes:
         access: What is granted; None grants exactly what the attack needs.
         budget: How much may be changed or asked.
-        targets: Nodes to be misclassified: "test", "train", "all", or indices.
+        targets: Nodes to be misclassified: "test", "val", "train", "all", or indices.
         timing: When the attack happens; None is the attack's own.
         position: Where an eavesdropper sits: "outside", "server", "wire", "party:3".
         adaptive: Whether the attacker knows the defense and attacks it as a whole.
@@ -41,7 +41,7 @@ class Threat(Component):
 
     access: tuple[str, ...] | None = None
     budget: Budget = dataclasses.field(default_factory=Budget)
-    targets: Literal["test", "train", "all"] | tuple[int, ...] = "test"
+    targets: Literal["test", "val", "train", "all"] | tuple[int, ...] = "test"
     timing: Timing | None = None
     position: Annotated[str, Field(pattern=r"^(outside|server|wire|party:\d+)$")] = "outside"
     adaptive: bool = True

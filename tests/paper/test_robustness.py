@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -67,22 +66,55 @@ def test_adaptive_is_never_weaker_than_transfer(lab: Any, defense: str) -> None:
     assert all(a <= t + 0.001 for a, t in zip(adaptive, transfer, strict=True))
 
 
+def soft_median_gdc(temperature: float) -> list[Any]:
+    """Diffusion, then Soft Median."""
+    return ["gdc", {"name": "soft-median", "temperature": temperature}]
+
+
+def attacked_soft_median(
+    lab: Any, split: int, temperature: float, threat: dict[str, Any], nodes: str, **attack: Any
+) -> tuple[float, float, Any]:
+    """(clean, attacked) accuracy of one part of the split, and the scores of the searches."""
+    graph = lab.cora_ml(split)
+    training = {**AT_SCALE, "weight_decay": 1e-3}
+    victim = graphsec.fit(graph, "gcn", soft_median_gdc(temperature), training=training, seed=split)
+    spec = {"name": "prbcd", **EFFORT, **attack}
+    outcome = graphsec.attack(spec, victim, graph, threat=threat, seed=split)
+    where = getattr(graph.split, nodes)
+
+    def accuracy(other: graphsec.Graph) -> float:
+        assert graph.y is not None
+        return float((victim.predict(other, where) == graph.y[where]).double().mean())
+
+    return accuracy(graph), accuracy(outcome.apply(graph)), outcome.info["scores"]
+
+
+# The same for the plain GCN and the defense; a look at every fifth iterate saves dense inverses.
+EFFORT = {"steps": 125, "block": 250_000, "samples": 20, "check_every": 5}
+
+
 def test_soft_median_with_diffusion_keeps_more(lab: Any) -> None:
-    """Against the best of adaptive from scratch, adaptive warm-started, and transfer."""
-    effort = {"steps": 40, "block": 50_000, "samples": 2, "check_every": 5}
-    defense = ["gdc", {"name": "soft-median", "temperature": 0.2}]
-    plain, robust, clean = np.zeros(5), np.zeros(5), np.zeros(5)
-    for s in [int(x) for x in os.environ.get("GRAPHSEC_PAPER_SPLITS", "0,1,2,3,4").split(",")]:
-        graph = lab.cora_ml(s)
-        training = {**AT_SCALE, "weight_decay": 1e-3}
-        victim = graphsec.fit(graph, "gcn", defense, training=training, seed=s)
-        spec = {"name": "prbcd", **effort}
-        outcome = graphsec.attack(spec, victim, graph, threat=BUDGET, seed=s)
-        robust[s] = lab.accuracy(victim, outcome.apply(graph))
-        clean[s] = lab.accuracy(victim, graph)
-        plain[s] = lab.attacked(s)
-        report(f"split {s}: GCN, Soft Median + GDC, its clean", (plain[s], robust[s], clean[s]))
-        report("scores of scratch, transfer, warm", outcome.info["scores"])
-    gain = (robust - plain)[clean > 0]
-    report("mean gain", gain.mean())
-    assert gain.mean() >= 0.03
+    """Against the best of adaptive from scratch, adaptive warm-started, and transfer.
+
+    The temperature, out of the three of the published configuration, is the one that keeps most
+    accuracy on the *validation* nodes of split 5, attacked there adaptively; splits 0 to 4, which
+    are measured, have no say in it.
+    """
+    kept = {}
+    for temperature in (0.2, 0.5, 1.0):
+        threat = {**BUDGET, "targets": "val"}
+        kept[temperature] = attacked_soft_median(
+            lab, 5, temperature, threat, "val", warm_start=False
+        )
+        report(f"split 5, validation, T = {temperature}", kept[temperature])
+    chosen = max(kept, key=lambda t: kept[t][1])
+    report("chosen temperature", chosen)
+    gains = []
+    for s in SPLITS:
+        plain = lab.attacked(s, **EFFORT)
+        clean, robust, scores = attacked_soft_median(lab, s, chosen, BUDGET, "test")
+        gains.append(robust - plain)
+        report(f"split {s}: GCN, Soft Median + GDC, its clean", (plain, robust, clean))
+        report("scores of scratch, transfer, warm", scores)
+    report("gains, mean", (gains, float(np.mean(gains))))
+    assert np.mean(gains) >= 0.03
