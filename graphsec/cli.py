@@ -23,7 +23,7 @@ data = typer.Typer(help="Data sets: what there is, and where it is kept.", no_ar
 app.add_typer(data, name="data")
 
 STORE = "sqlite:///runs.db"
-KINDS = ("attacks", "defenses", "models", "datasets", "games")
+KINDS = ("attacks", "defenses", "models", "datasets", "games", "recipes")
 StoreOption = Annotated[str, typer.Option("--store", help="URL of the store, or a file's path.")]
 
 
@@ -76,7 +76,7 @@ def _options(
 def ls(
     kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}; default: names of all.")] = "",
 ) -> None:
-    """List attacks, defenses, models, data sets and games, with their hyperparameters."""
+    """List attacks, defenses, models, data sets, games and recipes, with what they take."""
     from graphsec.registry import did_you_mean
 
     console = _console()
@@ -87,12 +87,17 @@ def ls(
     plural = kind if kind.endswith("s") else f"{kind}s"
     if plural not in KINDS:
         _fail(f"no kind {kind!r}; {did_you_mean(plural, list(KINDS))}")
-    console.print(_components(plural))
+    console.print(_cards() if plural == "recipes" else _components(plural))
 
 
 @app.command()
 def run(
-    spec: Annotated[Path, typer.Argument(help="Matrix in TOML; see examples/quickstart.toml.")],
+    spec: Annotated[
+        Path | None, typer.Argument(help="Matrix in TOML; see examples/quickstart.toml.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Run a recipe card instead (graphsec ls recipes).")
+    ] = None,
     store: StoreOption = STORE,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
@@ -107,21 +112,28 @@ def run(
 ) -> None:
     """Run a matrix: what the store has is not run again, and an interrupted run goes on.
 
-    Ends with 0 if all cells are done or don't apply, 1 if some failed or could not be built,
-    2 if the command could not do its work.
+    Ends with 0 if all cells are done or don't apply, 1 if some failed or could not be built, or
+    a recipe's mean is not where its card expects it, 2 if the command could not do its work.
     """
     import dataclasses
 
     from graphsec.registry import SpecError
 
-    if not spec.is_file():
+    if (spec is None) == (recipe is None):
+        raise SpecError("give a matrix in TOML or --recipe NAME, one of the two")
+    if spec is not None and not spec.is_file():
         raise SpecError(f"no file {spec}")
     if report is not None:
         _check_report(report)
     from graphsec.cell import Runtime
     from graphsec.matrix import Matrix
+    from graphsec.recipes import card
 
-    matrix = Matrix.from_toml(spec)
+    if spec is not None:
+        matrix = Matrix.from_toml(spec)
+    else:
+        assert recipe is not None
+        matrix = card(recipe).matrix()
     if seed:
         matrix = dataclasses.replace(matrix, seeds=list(dict.fromkeys(seed)))
     for line in [*matrix.problems(), *matrix.notes]:
@@ -137,6 +149,10 @@ def run(
     if report is not None:
         typer.echo(f"report: {results.report(report)}", err=True)
     broken = any(entry.problems for entry in matrix.entries)
+    if recipe is not None:
+        line, holds = card(recipe).judge(results)
+        typer.echo(line)
+        broken = broken or not holds
     if results.counts()["failed"] or broken:
         raise typer.Exit(1)
 
@@ -256,6 +272,10 @@ def _first_line(cls: type) -> str:
 
 
 def _names(kind: str) -> str:
+    if kind == "recipes":
+        from graphsec.recipes import cards
+
+        return f"[bold]recipes[/bold]: {', '.join(cards())}"
     return f"[bold]{kind}[/bold]: {', '.join(_registry(kind))}"
 
 
@@ -269,6 +289,8 @@ def _components(kind: str) -> Any:
     table = Table("name", "what it is", "hyperparameters (default; valid values; sweep)", box=None)
     if kind == "attacks":
         table.add_column("needs")
+    if kind == "models":
+        table.add_column("supports")
     for name in registry:
         cls = registry[name]
         lines = []
@@ -283,8 +305,23 @@ def _components(kind: str) -> Any:
             made = registry.build(name)
             needs = ", ".join(made.needs.names) or "nothing"
             row.append(needs if made.game == "open" else f"{needs} (game {made.game})")
+        if kind == "models":
+            row.append(cls.module.capabilities.describe())
         table.add_row(*(escape(text) for text in row))
         table.add_row()
+    return table
+
+
+def _cards() -> Any:
+    from rich.table import Table
+
+    from graphsec.recipes import cards
+
+    table = Table("recipe", "metric", "expected mean", "measured", "published", box=None)
+    for one in cards().values():
+        low, high = one.expected
+        published = f"{one.published} ({one.source})"
+        table.add_row(one.name, one.metric, f"{low:g} … {high:g}", one.measured, published)
     return table
 
 

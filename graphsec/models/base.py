@@ -61,6 +61,19 @@ class Capabilities:
     per_sample: bool = True
     second_order: bool = True
 
+    def describe(self) -> str:
+        """What is supported, and what to beware of, in one line."""
+        words = {
+            "edges": self.uses_edges,
+            "edge weights": self.uses_edges and self.edge_weight,
+            "sampling": self.sampled,
+            "per-sample gradients": self.per_sample,
+            "second order": self.second_order,
+            "(batch statistics)": self.batch_statistics,
+            "(stochastic)": self.stochastic,
+        }
+        return ", ".join(word for word, true in words.items() if true)
+
 
 class GNN(nn.Module):
     """A layered graph neural network; holds parameters and never a graph.

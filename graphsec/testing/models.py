@@ -151,6 +151,7 @@ class ModelContract(Contract):
 
     def test_per_sample_gradients(self, graph: Graph) -> None:
         """One gradient a node through ``torch.func.vmap(grad)`` equals a loop over nodes."""
+        self._skip_without("per_sample")
         model = self._build(graph)
         parameters = {name: p.detach() for name, p in model.named_parameters()}
         nodes, classes = torch.tensor([0, 4, 9]), max(graph.num_classes, 1)
@@ -168,6 +169,41 @@ class ModelContract(Contract):
             for name, one in zip(named, single, strict=True):
                 wanted = torch.zeros_like(named[name]) if one is None else one
                 torch.testing.assert_close(batched[name][i], wanted, rtol=1e-4, atol=1e-5)
+
+    def test_second_order(self, graph: Graph) -> None:
+        """The norm of a training gradient can be differentiated, in parameters and edge weights.
+
+        Gradient leakage matches gradients, meta-attacks differentiate through training.
+        """
+        self._skip_without("second_order")
+        self._skip_without("uses_edges")
+        model, small = self._build(graph, torch.float64), graph.subgraph(torch.arange(16))
+        x, clean = x_of(small).to_dense().double(), _with_weights(small).edge_weight
+        assert clean is not None
+        assert small.y is not None
+        y, parameters = small.y.clamp(min=0), list(model.parameters())
+        start = [p.detach().clone() for p in (*parameters, clean.double())]
+        generator = torch.Generator().manual_seed(7)
+        direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) / 10 for p in start]
+
+        def squared_norm(step: float) -> tuple[Tensor, list[Tensor]]:
+            """Squared norm of the gradient at a step along the direction, and the leaves."""
+            moved = [p + step * d for p, d in zip(start, direction, strict=True)]
+            for parameter, value in zip(parameters, moved[:-1], strict=True):
+                parameter.data.copy_(value)
+            weight = moved[-1].requires_grad_()
+            loss = F.cross_entropy(model(x, dataclasses.replace(small.adj, weight=weight)), y)
+            gradients = torch.autograd.grad(
+                loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            return torch.stack([g.square().sum() for g in gradients]).sum(), [*parameters, weight]
+
+        value, leaves = squared_norm(0.0)
+        second = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+        slope = torch.stack([(g * d).sum() for g, d in zip(second, direction, strict=True)]).sum()
+        h = 1e-5
+        numeric = (squared_norm(h)[0] - squared_norm(-h)[0]).detach() / (2 * h)
+        torch.testing.assert_close(slope, numeric, rtol=1e-4, atol=1e-7)
 
     def test_answers_graphs_of_other_sizes(self, graph: Graph) -> None:
         """No graph is kept in the module: it answers about any, isolated nodes included."""
