@@ -258,13 +258,7 @@ class Graph:
 
     def has_edges(self, pairs: Tensor) -> Tensor:
         """(k,) whether each column (u, v) of ``pairs`` (2, k) is an edge."""
-        n = self.num_nodes
-        keys = self.edge_index[0] * n + self.edge_index[1]
-        wanted = pairs[0] * n + pairs[1]
-        if len(keys) == 0:
-            return torch.zeros(wanted.shape, dtype=torch.bool)
-        spot = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        return keys[spot] == wanted
+        return self.adj.csr.find(pairs[1], pairs[0]) >= 0
 
     @cached_property
     def fingerprint(self) -> str:

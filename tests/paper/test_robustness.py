@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -20,23 +21,41 @@ def report(title: str, values: object) -> None:
     print(f"\n{title}: {values}")  # noqa: T201
 
 
-def test_losses_are_ordered_as_published(lab: Any) -> None:
-    """Attacked accuracy tanh < CW < CE, with the victim and the step size of At Scale's figure.
+@functools.cache
+def attacked_by_loss(lab: Any) -> dict[str, np.ndarray]:
+    """Attacked accuracy on ten splits by loss; victim and step size of At Scale's figure.
 
-    That is row-normalised features and no weight decay. With weight decay the victim is less
-    sure of itself, and cross-entropy then beats CW.
+    That is row-normalised features, no weight decay, and a step size of 100, which is what the
+    published rule gives for the published block of 10⁶ pairs.
     """
     values: dict[str, list[float]] = {"tanh_margin": [], "cw": [], "ce": []}
-    for s in SPLITS:
+    for s in range(10):
         graph = graphsec.load({"name": "nettack/cora_ml", "normalize": True}, seed=s)
         victim = graphsec.fit(graph, "gcn", training={**AT_SCALE, "weight_decay": 0.0}, seed=s)
         for loss, found in values.items():
             spec = {"name": "prbcd", "loss": loss, "lr": 100.0}
             outcome = graphsec.attack(spec, victim, graph, threat=BUDGET, seed=s)
             found.append(lab.accuracy(victim, outcome.apply(graph)))
-    means = {loss: float(np.mean(found)) for loss, found in values.items()}
-    report("attacked accuracy by loss", means)
-    assert means["tanh_margin"] < means["cw"] < means["ce"]
+    report("attacked accuracy by loss", {k: np.round(v, 4).tolist() for k, v in values.items()})
+    return {loss: np.array(found) for loss, found in values.items()}
+
+
+def test_the_tanh_margin_is_the_strongest_loss(lab: Any) -> None:
+    """On every split, by more than .03 on average (published: .587 against .660 and .674)."""
+    by_loss = attacked_by_loss(lab)
+    best_other = np.minimum(by_loss["cw"], by_loss["ce"])
+    assert (by_loss["tanh_margin"] < best_other).all()
+    assert (best_other - by_loss["tanh_margin"]).mean() > 0.03
+
+
+@pytest.mark.xfail(
+    reason="published on one victim (.660 and .674); over ten splits CW is not the stronger one"
+)
+def test_cw_is_stronger_than_cross_entropy(lab: Any) -> None:
+    by_loss = attacked_by_loss(lab)
+    difference = by_loss["cw"] - by_loss["ce"]
+    report("CW − CE: mean, standard error", (difference.mean(), difference.std(ddof=1) / 10**0.5))
+    assert difference.mean() < 0
 
 
 def test_doubling_the_effort_changes_little(lab: Any) -> None:
