@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from graphsec.models import deepergcn, gat, gcn, mlp, sage, sgc
+from graphsec.models import (
+    appnp,
+    chebnetii,
+    deepergcn,
+    gat,
+    gatv2,
+    gcn,
+    gcnii,
+    gin,
+    gprgnn,
+    mlp,
+    sage,
+    sgc,
+)
 from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, build
 
 __all__ = [
@@ -10,10 +23,16 @@ __all__ = [
     "Capabilities",
     "ModelSpec",
     "Sizes",
+    "appnp",
     "build",
+    "chebnetii",
     "deepergcn",
     "gat",
+    "gatv2",
     "gcn",
+    "gcnii",
+    "gin",
+    "gprgnn",
     "mlp",
     "sage",
     "sgc",

@@ -98,6 +98,10 @@ class GNN(nn.Module):
         """The operator that the layers propagate with, made from the plain adjacency once."""
         return adj
 
+    def encode(self, x: Tensor | Features) -> Tensor | Features:
+        """What the layers start from and look back at: the features, or a first map of them."""
+        return x
+
     def layer(self, i: int, h: Tensor | Features, adj: Adj, x: Tensor | Features) -> Tensor:
         """Output of layer i.
 
@@ -105,7 +109,8 @@ class GNN(nn.Module):
             i: Layer, 0 … layers − 1.
             h: (cols, width) input of the layer; ``x`` itself for layer 0.
             adj: The layer's operator, from ``operator(adj).hop(i)``.
-            x: Features of the nodes, for models that look back at them.
+            x: ``encode`` of the features, for models that look back at it; the layer's receiving
+                nodes are its first rows.
 
         Returns:
             (rows, width) of the next layer; logits for the last.
@@ -117,7 +122,7 @@ class GNN(nn.Module):
         if self.layers is None:
             raise NotImplementedError(f"{type(self).__name__} has no fixed layers")
         operator = self.operator(adj)
-        h: Tensor | Features = x
+        h = x = self.encode(x)
         states: list[Tensor] = []
         for i in range(self.layers):
             h = self.layer(i, h, operator.hop(i), x)
@@ -190,11 +195,6 @@ def glorot(rows: int, cols: int) -> nn.Parameter:
     weight = torch.empty(rows, cols)
     nn.init.xavier_uniform_(weight)
     return nn.Parameter(weight)
-
-
-def widths(sizes: Sizes, hidden: int, layers: int) -> list[int]:
-    """Widths from features over the hidden layers to outputs."""
-    return [sizes.features, *[hidden] * (layers - 1), sizes.outputs]
 
 
 def build(spec: str | Mapping[str, Any] | ModelSpec, graph: Graph) -> GNN:

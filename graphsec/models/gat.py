@@ -39,17 +39,21 @@ class GAT(GNN):
 
     def operator(self, adj: Adj) -> Adj:
         """One explicit pattern with self-loops, since attention is nonlinear in the weights."""
-        hops = tuple(hop.merged(self_loops=True) for hop in adj.hops)
-        return replace(adj.merged(self_loops=True), hops=hops)
+        return adj.merged(self_loops=True)
+
+    def scores(self, i: int, h: Tensor | Features, z: Tensor, adj: Adj) -> Tensor:
+        """LeakyReLU(aᵀ[z_i ‖ z_j]) at each entry: (entries, heads)."""
+        sent = (z * self.send[i]).sum(-1)
+        received = (z[: adj.num_nodes] * self.receive[i]).sum(-1)
+        return F.leaky_relu(edge_scores(adj.csr, received, sent), 0.2)
 
     def layer(self, i: int, h: Tensor | Features, adj: Adj, x: Tensor | Features) -> Tensor:
         """Dropout, linear, attention with dropout; ELU and concatenation, or the heads' mean."""
         heads, last = self.heads[i], i + 1 == len(self.weight)
-        z = linear(dropout(h, self.p, self.training), self.weight[i])
+        h = dropout(h, self.p, self.training)
+        z = linear(h, self.weight[i])
         z = z.view(len(z), heads, -1)
-        sent = (z * self.send[i]).sum(-1)
-        received = (z[: adj.num_nodes] * self.receive[i]).sum(-1)
-        scores = F.leaky_relu(edge_scores(adj.csr, received, sent), 0.2)
+        scores = self.scores(i, h, z, adj)
         attention = dropout(edge_softmax(adj, scores), self.p, self.training)
         assert isinstance(attention, Tensor)
         dropped = dropout(z, self.p, self.training)
@@ -89,4 +93,6 @@ class GATSpec(ModelSpec):
 
     def build(self, sizes: Sizes) -> GNN:
         """A freshly initialised GAT."""
-        return GAT(sizes, self.hidden, self.layers, self.heads, self.out_heads, self.dropout)
+        made: Any = self.module
+        fields = (self.hidden, self.layers, self.heads, self.out_heads, self.dropout)
+        return made(sizes, *fields)  # type: ignore[no-any-return]

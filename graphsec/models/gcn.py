@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-import torch
-from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from graphsec.models.base import GNN, ModelSpec, Sizes, glorot, widths
+from graphsec.models.base import GNN
+from graphsec.models.stack import Stack, StackSpec
 from graphsec.ops import Adj, Features, dropout, linear
-from graphsec.registry import MODELS, Range
+from graphsec.registry import MODELS
 
 
-class GCN(GNN):
+class GCN(Stack):
     """H' = ReLU(Â H W + b) with Â = D̃^-½ (A + I) D̃^-½ (Kipf & Welling 2017, eq. 2)."""
-
-    def __init__(self, sizes: Sizes, hidden: int, layers: int, p: float) -> None:
-        super().__init__(layers)
-        self.p = p
-        width = widths(sizes, hidden, layers)
-        pairs = list(itertools.pairwise(width))
-        self.weight = nn.ParameterList([glorot(a, b) for a, b in pairs])
-        self.bias = nn.ParameterList([nn.Parameter(torch.zeros(b)) for _, b in pairs])
 
     def operator(self, adj: Adj) -> Adj:
         """Â, with the degrees of the weighted graph."""
@@ -33,13 +23,12 @@ class GCN(GNN):
     def layer(self, i: int, h: Tensor | Features, adj: Adj, x: Tensor | Features) -> Tensor:
         """Dropout, linear, aggregate; ReLU except after the last layer."""
         z = linear(dropout(h, self.p, self.training), self.weight[i])
-        out: Tensor = self.aggregate(adj, z) + self.bias[i]
-        return torch.relu(out) if i + 1 < len(self.weight) else out
+        return self.activate(i, self.aggregate(adj, z) + self.bias[i])
 
 
 @MODELS.register("gcn")
 @dataclass(frozen=True, kw_only=True)
-class GCNSpec(ModelSpec):
+class GCNSpec(StackSpec):
     """GCN; the defaults are those of robustness studies (64 hidden units).
 
     Source: Kipf & Welling, Semi-Supervised Classification with Graph Convolutional Networks,
@@ -47,11 +36,3 @@ class GCNSpec(ModelSpec):
     """
 
     module: ClassVar[type[GNN]] = GCN
-
-    hidden: Annotated[int, Field(ge=1, le=8192), Range(8, 256, log=True)] = 64
-    layers: Annotated[int, Field(ge=1, le=128), Range(2, 4)] = 2
-    dropout: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.5
-
-    def build(self, sizes: Sizes) -> GNN:
-        """A freshly initialised GCN."""
-        return GCN(sizes, self.hidden, self.layers, self.dropout)

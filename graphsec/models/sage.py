@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from graphsec.models.base import GNN, ModelSpec, Sizes, glorot, widths
+from graphsec.models.base import GNN, Sizes
+from graphsec.models.stack import StackSpec, biases, weights, widths
 from graphsec.ops import Adj, Features, dropout, linear
-from graphsec.registry import MODELS, Range
+from graphsec.registry import MODELS
 
 
 class SAGE(GNN):
@@ -22,10 +21,9 @@ class SAGE(GNN):
         super().__init__(layers)
         self.p = p
         width = widths(sizes, hidden, layers)
-        pairs = list(itertools.pairwise(width))
-        self.own = nn.ParameterList([glorot(a, b) for a, b in pairs])
-        self.near = nn.ParameterList([glorot(a, b) for a, b in pairs])
-        self.bias = nn.ParameterList([nn.Parameter(torch.zeros(b)) for _, b in pairs])
+        self.own = weights(width)
+        self.near = weights(width)
+        self.bias = biases(width[1:])
 
     def operator(self, adj: Adj) -> Adj:
         """D^-1 A: the mean over neighbours, without self-loops."""
@@ -41,7 +39,7 @@ class SAGE(GNN):
 
 @MODELS.register("sage", "graphsage")
 @dataclass(frozen=True, kw_only=True)
-class SAGESpec(ModelSpec):
+class SAGESpec(StackSpec):
     """GraphSAGE, mean aggregator.
 
     Source: Hamilton et al., Inductive Representation Learning on Large Graphs, NeurIPS 2017,
@@ -49,11 +47,3 @@ class SAGESpec(ModelSpec):
     """
 
     module: ClassVar[type[GNN]] = SAGE
-
-    hidden: Annotated[int, Field(ge=1, le=8192), Range(8, 256, log=True)] = 64
-    layers: Annotated[int, Field(ge=1, le=128), Range(2, 4)] = 2
-    dropout: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.5
-
-    def build(self, sizes: Sizes) -> GNN:
-        """A freshly initialised GraphSAGE."""
-        return SAGE(sizes, self.hidden, self.layers, self.dropout)

@@ -239,8 +239,10 @@ class Adj:
         """One pattern with one weight an entry: clean edges, candidate pairs, loops, factors.
 
         What is nonlinear in the weights (attention, medians) needs this form. Entries of
-        weight 0 stay in the pattern, so that gradients reach them.
+        weight 0 stay in the pattern, so that gradients reach them. The hops of a sample are
+        merged one by one.
         """
+        hops = tuple(hop.merged(self_loops) for hop in self.hops)
         loop = self.loop or (1.0 if self_loops and not self.final else 0.0)
         if self.block is None and not loop:
             csr, weight = self.csr, self._explicit_weight()
@@ -252,7 +254,7 @@ class Adj:
             weight = weight * self.left[row]
         if self.right is not None:
             weight = weight * self.right[col]
-        return Adj(csr=csr, weight=weight, final=True)
+        return Adj(csr=csr, weight=weight, hops=hops, final=True)
 
     def _explicit_weight(self) -> Tensor:
         if self.weight is not None:

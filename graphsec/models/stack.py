@@ -1,0 +1,117 @@
+"""What several models are built of: stacks of linear maps, and a perceptron before propagation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from graphsec.models.base import GNN, ModelSpec, Sizes, glorot
+from graphsec.ops import Adj, Features, dropout, linear
+from graphsec.registry import Range
+
+
+def widths(sizes: Sizes, hidden: int, layers: int) -> list[int]:
+    """Widths from features over the hidden layers to outputs."""
+    return [sizes.features, *[hidden] * (layers - 1), sizes.outputs]
+
+
+def weights(width: Sequence[int]) -> nn.ParameterList:
+    """One Glorot matrix from each width to the next."""
+    return nn.ParameterList([glorot(a, b) for a, b in itertools.pairwise(width)])
+
+
+def biases(width: Iterable[int]) -> nn.ParameterList:
+    """One zero vector of each width."""
+    return nn.ParameterList([nn.Parameter(torch.zeros(b)) for b in width])
+
+
+class Stack(GNN):
+    """Layers of one linear map each, with dropout before it."""
+
+    def __init__(self, sizes: Sizes, hidden: int, layers: int, p: float) -> None:
+        super().__init__(layers)
+        self.p = p
+        width = widths(sizes, hidden, layers)
+        self.weight = weights(width)
+        self.bias = biases(width[1:])
+
+    def activate(self, i: int, h: Tensor) -> Tensor:
+        """ReLU except after the last layer."""
+        return torch.relu(h) if i + 1 < len(self.bias) else h
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSpec(ModelSpec):
+    """Fields of models with one linear map a layer."""
+
+    hidden: Annotated[int, Field(ge=1, le=8192), Range(8, 256, log=True)] = 64
+    layers: Annotated[int, Field(ge=1, le=128), Range(2, 4)] = 2
+    dropout: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.5
+
+    def build(self, sizes: Sizes) -> GNN:
+        """A freshly initialised model."""
+        made: Any = self.module
+        return made(sizes, self.hidden, self.layers, self.dropout)  # type: ignore[no-any-return]
+
+
+class Decoupled(GNN):
+    """A perceptron gives class scores H₀ of each node, then K layers only propagate them.
+
+    The filter Σ_k c_k P_k(Â) H₀ is evaluated from its highest term inwards (Horner, Clenshaw),
+    so that each layer needs H₀ and the layer before it: a layer over a sampled hop looks back at
+    the first rows of H₀, which are its receiving nodes.
+
+    Attributes:
+        gamma: Trainable weights of the filter, for models that have them.
+        filter_lr: Their learning rate, None for that of the training.
+    """
+
+    gamma: nn.Parameter | None
+    filter_lr: float | None = None
+
+    def __init__(self, sizes: Sizes, hidden: int, depth: int, hops: int, p: float) -> None:
+        super().__init__(hops)
+        self.p = p
+        width = widths(sizes, hidden, depth)
+        self.weight = weights(width)
+        self.bias = biases(width[1:])
+        self.register_parameter("gamma", None)
+
+    def operator(self, adj: Adj) -> Adj:
+        """Â, with the degrees of the weighted graph."""
+        return adj.normalized("sym", self_loops=True)
+
+    def encode(self, x: Tensor | Features) -> Tensor:
+        """Class scores of each node from its own features."""
+        h: Tensor | Features = x
+        for i, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+            z = linear(dropout(h, self.p, self.training), weight) + bias
+            h = torch.relu(z) if i + 1 < len(self.weight) else z
+        assert isinstance(h, Tensor)
+        return h
+
+    def groups(self, weight_decay: float, decay: str) -> list[dict[str, Any]]:
+        """The filter's weights have no decay, and a learning rate of their own if one is set."""
+        groups = super().groups(weight_decay, decay)
+        if self.gamma is None:
+            return groups
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p is not self.gamma]
+        mine: dict[str, Any] = {"params": [self.gamma], "weight_decay": 0.0}
+        return [*groups, mine if self.filter_lr is None else {**mine, "lr": self.filter_lr}]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoupledSpec(ModelSpec):
+    """Fields of models that propagate what a perceptron says."""
+
+    hidden: Annotated[int, Field(ge=1, le=8192), Range(8, 256, log=True)] = 64
+    depth: Annotated[int, Field(ge=1, le=16), Range(1, 3)] = 2
+    hops: Annotated[int, Field(ge=1, le=128), Range(2, 20)] = 10
+    dropout: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.5
