@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from graphsec.models import gat, gcn, mlp, sage, sgc
-from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, build
+from graphsec.models import gat, gcn, lightgcn, mlp, popularity, sage, sgc
+from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, build, inputs
 
-__all__ = ["GNN", "Capabilities", "ModelSpec", "Sizes", "build", "gat", "gcn", "mlp", "sage", "sgc"]
+__all__ = [
+    "GNN",
+    "Capabilities",
+    "ModelSpec",
+    "Sizes",
+    "build",
+    "gat",
+    "gcn",
+    "inputs",
+    "lightgcn",
+    "mlp",
+    "popularity",
+    "sage",
+    "sgc",
+]
