@@ -139,7 +139,7 @@ class BPR:
         drawn = self.triples.epoch(rng.numpy()).to(self.graph.indptr.device)
         for batch in drawn.split(self.training.batch_size or drawn.shape[1], dim=1):
             nodes, place = batch.unique(return_inverse=True)
-            z = self.model.outputs(self.x, self.adj, nodes)
+            z = self.model(self.x, self.adj).index_select(0, nodes)
             loss = bpr_loss(*(z.index_select(0, part) for part in place))
             if self.training.weight_decay:
                 # A node counts as often as the batch holds it.

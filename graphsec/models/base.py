@@ -143,11 +143,6 @@ class GNN(nn.Module):
         """Logits (n, classes), or embeddings for ranking."""
         return self.hidden(x, adj)[-1]
 
-    def outputs(self, x: Tensor | Features, adj: Adj, nodes: Tensor) -> Tensor:
-        """Outputs of some nodes only, (k, …); overridden where that saves work."""
-        out: Tensor = self(x, adj)[nodes]
-        return out
-
     def embeddings(self) -> Tensor:
         """(n, width) what the first layer of a ranking model starts from; ranking penalises it."""
         raise NotImplementedError(f"{type(self).__name__} starts from features")

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes
-from graphsec.ops import Adj, Features, propagate
+from graphsec.ops import Adj, Features
 from graphsec.registry import MODELS, Range
 
 
@@ -53,22 +53,13 @@ class LightGCN(GNN):
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
         """E⁽¹⁾ … E⁽ᴷ⁾, then their mean with E⁽⁰⁾."""
         operator = self.operator(adj)
-        states: list[Tensor] = [self.table]
+        h = total = self.table
+        states = []
         for i in range(self.hops):
-            states.append(self.layer(i, states[-1], operator, x))
-        return [*states[1:], torch.stack(states).mean(0)]
-
-    def outputs(self, x: Tensor | Features, adj: Adj, nodes: Tensor) -> Tensor:
-        """As ``forward``, but the last propagation only reaches the given nodes."""
-        operator = self.operator(adj)
-        if operator.block is not None or self.aggregate is not propagate or not self.hops:
-            return super().outputs(x, adj, nodes)
-        total = h = self.table
-        for i in range(self.hops - 1):
             h = self.layer(i, h, operator, x)
-            total = total + h
-        last = self.layer(self.hops - 1, h, operator.rows(nodes), x)
-        return (total.index_select(0, nodes) + last) / (self.hops + 1)
+            total = total + h  # a sum as it grows: stacking the tables costs more than the products
+            states.append(h)
+        return [*states, total / (self.hops + 1)]
 
 
 @MODELS.register("lightgcn")

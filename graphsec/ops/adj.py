@@ -235,23 +235,6 @@ class Adj:
             return replace(self, left=factor[: self.num_nodes], right=factor, loop=loop)
         raise ValueError(f"normalization must be 'sym', 'row' or None, got {kind!r}")
 
-    def rows(self, nodes: Tensor) -> Adj:
-        """The operator of some receiving nodes only: (k, cols), weights and factors included.
-
-        Raises:
-            ValueError: It has candidate pairs, self-loops or hops, whose rows stand elsewhere.
-        """
-        if self.block is not None or self.loop or self.hops:
-            raise ValueError("adj must be without candidate pairs, self-loops and hops")
-        start, count = self.csr.indptr[nodes], self.csr.indptr.diff()[nodes]
-        indptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
-        entry = torch.arange(int(indptr[-1]), device=nodes.device)
-        entry += (start - indptr[:-1]).repeat_interleave(count)
-        csr = CSR(indptr, self.csr.indices[entry], self.csr.num_cols)
-        weight = None if self.weight is None else self.weight[entry]
-        left = None if self.left is None else self.left[nodes]
-        return replace(self, csr=csr, weight=weight, left=left)
-
     def merged(self, self_loops: bool = False) -> Adj:
         """One pattern with one weight an entry: clean edges, candidate pairs, loops, factors.
 
