@@ -168,9 +168,8 @@ class Cell:
             (p.defense, p.defense.tasks),
         ):
             if task not in tasks:
-                return [
-                    f"{part.kind} {part.name!r} is for {', '.join(tasks)}, not for {task} ({name!r})"
-                ]
+                suited = ", ".join(tasks)
+                return [f"{part.kind} {part.name!r} is for {suited}, not for {task} ({name!r})"]
         return []
 
 

@@ -142,9 +142,7 @@ class Predictor:
         if "classification" not in self.model.capabilities.tasks:
             raise TypeError(f"{type(self.model).__name__} predicts no classes: it ranks items")
 
-    def rank(
-        self, graph: Graph, users: Tensor, k: int, exclude: Tensor | None = None
-    ) -> Tensor:
+    def rank(self, graph: Graph, users: Tensor, k: int, exclude: Tensor | None = None) -> Tensor:
         """Top-k items of each user, for ranking models.
 
         Users are taken in blocks: users × items are never held at once.

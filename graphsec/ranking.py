@@ -108,7 +108,7 @@ def top_items(
     start = torch.bincount(exclude[0], minlength=num_users).cumsum(0)
     start = torch.cat([start.new_zeros(1), start])
     parts = []
-    for mine in users.split(max(1, block // items.shape[1])):
+    for mine in torch.split(users, max(1, block // items.shape[1])):
         scores = z[mine] @ items
         count = start[mine + 1] - start[mine]
         row = torch.arange(len(mine), device=z.device).repeat_interleave(count)
@@ -137,8 +137,8 @@ class BPR:
     def losses(self, rng: Rng) -> Iterator[tuple[int, Tensor]]:
         """(triples, loss) of each step of an epoch."""
         drawn = self.triples.epoch(rng.numpy()).to(self.graph.indptr.device)
-        for batch in drawn.split(self.training.batch_size or drawn.shape[1], dim=1):
-            nodes, place = batch.unique(return_inverse=True)
+        for batch in torch.split(drawn, self.training.batch_size or drawn.shape[1], dim=1):
+            nodes, place = torch.unique(batch, return_inverse=True)
             z = self.model(self.x, self.adj).index_select(0, nodes)
             loss = bpr_loss(*(z.index_select(0, part) for part in place))
             if self.training.weight_decay:
@@ -156,7 +156,7 @@ class BPR:
         if holdout is None or holdout.val.shape[1] == 0:
             return {}
         self.model.eval()
-        graph, users = self.graph, holdout.val[0].unique()
+        graph, users = self.graph, torch.unique(holdout.val[0])
         z = self.model(self.x, self.adj)
         ranked = top_items(z, users, graph.num_users, VALIDATE_AT, graph.pairs)
         hit, relevant = hits(ranked, users, holdout.val)

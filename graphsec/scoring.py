@@ -93,7 +93,7 @@ def _ranked(
     """Recall, NDCG and hit rate at 20 of all items but those of training and validation."""
     if graph.holdout is None or graph.holdout.test.shape[1] == 0:
         return {}
-    users = graph.holdout.test[0].unique()
+    users = torch.unique(graph.holdout.test[0])
     if nodes is not None:
         users = users[torch.isin(users, nodes)]
     if len(users) == 0:

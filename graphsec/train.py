@@ -283,7 +283,7 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 def _optimizer(model: GNN, training: Training, ranking: bool) -> torch.optim.Optimizer:
     if ranking:  # whose penalty stands in the loss, and whose tables are worth a fused step
         groups = model.groups(0.0, "all")
-        fused = {"fused": True} if training.optimizer == "adam" else {}
+        fused: dict[str, Any] = {"fused": True} if training.optimizer == "adam" else {}
         return _OPTIMIZERS[training.optimizer](groups, lr=training.lr, **fused)  # type: ignore[call-arg]
     groups = model.groups(training.weight_decay, training.decay)
     return _OPTIMIZERS[training.optimizer](groups, lr=training.lr)  # type: ignore[call-arg]

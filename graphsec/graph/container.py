@@ -282,7 +282,7 @@ class Graph:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name == "name" or (field.name == "holdout" and value is None):
-                continue  # a graph without holdout keeps the fingerprint it had before there were any
+                continue  # graphs without a holdout hash as they did before there were any
             digest.update(field.name.encode())
             grouped = isinstance(value, Split | Holdout)
             parts = [part for _, part in value.items()] if grouped else [value]

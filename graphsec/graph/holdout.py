@@ -89,10 +89,8 @@ def _check_holdout(g: Graph, holdout: Holdout) -> None:
                 f"holdout.{part} must be (2, k) int64, found {pairs.dtype} {tuple(pairs.shape)}"
             )
         user, item = pairs
-        if len(user) and not (
-            0 <= int(user.min()) and int(user.max()) < users <= int(item.min())
-            and int(item.max()) < n
-        ):  # fmt: skip
+        is_user, is_item = (user >= 0) & (user < users), (item >= users) & (item < n)
+        if not (is_user & is_item).all():
             raise GraphError(
                 f"holdout.{part} must hold users 0…{users - 1} and then items {users}…{n - 1}, "
                 f"found {user.min()}…{user.max()} and {item.min()}…{item.max()}"
@@ -101,7 +99,7 @@ def _check_holdout(g: Graph, holdout: Holdout) -> None:
             u, i = pairs[:, g.has_edges(pairs)][:, 0].tolist()
             raise GraphError(f"holdout.{part} must be disjoint from the edges, found ({u}, {i})")
     keys = torch.cat([pairs[0] * n + pairs[1] for _, pairs in holdout.items()])
-    once, counts = keys.unique(return_counts=True)
+    once, counts = torch.unique(keys, return_counts=True)
     if (counts > 1).any():
         key = int(once[counts > 1][0])
         raise GraphError(f"holdout must list each pair once, found ({key // n}, {key % n}) twice")

@@ -53,8 +53,8 @@ class LightGCN(GNN):
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
         """E⁽¹⁾ … E⁽ᴷ⁾, then their mean with E⁽⁰⁾."""
         operator = self.operator(adj)
-        h = total = self.table
-        states = []
+        h: Tensor = self.table
+        total, states = h, []
         for i in range(self.hops):
             h = self.layer(i, h, operator, x)
             total = total + h  # a sum as it grows: stacking the tables costs more than the products
