@@ -44,8 +44,8 @@ class Triples:
     def __init__(self, graph: Graph, draw: Draw) -> None:
         self.draw = draw
         self.users, self.items = graph.num_users, graph.num_nodes - graph.num_users
-        self.start = graph.indptr[: self.users + 1].numpy()
-        self.taken = graph.indices[: self.start[-1]].numpy()
+        self.start = graph.indptr[: self.users + 1].cpu().numpy()
+        self.taken = graph.indices[: self.start[-1]].cpu().numpy()
         self.degree = np.diff(self.start)
         self.able = np.flatnonzero((self.degree > 0) & (self.degree < self.items))
         if len(self.able) == 0:
