@@ -19,7 +19,7 @@ from graphsec.rng import Rng
 if TYPE_CHECKING:
     from graphsec.train import Training
 
-Draw = Literal["interactions", "users"]
+Draw = Literal["users", "interactions"]
 
 # Scores held at a time when ranking: 64 MB, however many users and items there are.
 BLOCK = 1 << 24
@@ -34,8 +34,8 @@ class Triples:
 
     Args:
         graph: Ranking graph.
-        draw: "interactions" takes each once an epoch; "users" draws a user uniformly, then one
-            of the user's items (what the published code of LightGCN does).
+        draw: "users" draws a user uniformly, then one of the user's items (what the published
+            code of LightGCN does); "interactions" takes each once an epoch.
 
     Raises:
         ValueError: There is nothing to draw.

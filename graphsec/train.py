@@ -47,8 +47,9 @@ class Training(Component):
         validate_every: Epochs from one look at the validation part to the next.
         batch_size: Roots (in ranking, triples) a step; None trains on the whole graph.
         fanouts: Neighbours sampled a layer in batches; None keeps all.
-        triples: How ranking draws an epoch: each of the "interactions" once, or as many draws
-            of a user, uniform over "users", and one of the user's items.
+        triples: How ranking draws an epoch: as many draws of a user, uniform over "users", and
+            one of the user's items, as there are interactions (what LightGCN's code does, and
+            what validation preferred here), or each of the "interactions" once.
         expose: Number of first steps whose gradient leaves the trainer (gradient leakage).
     """
 
@@ -65,7 +66,7 @@ class Training(Component):
     validate_every: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] | None = None
     fanouts: tuple[int, ...] | None = None
-    triples: Draw = "interactions"
+    triples: Draw = "users"
     expose: Annotated[int, Field(ge=0)] = 0
 
 
