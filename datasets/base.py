@@ -77,6 +77,11 @@ class Dataset(Component):
         object.__setattr__(self, "split", made)
 
     @property
+    def task(self) -> str:
+        """Task of its graphs, so that misfits are found before loading."""
+        return "classification"
+
+    @property
     def seeded(self) -> bool:
         """Whether the data seed changes anything."""
         return self.generated or splits.is_drawn(self.strategy)

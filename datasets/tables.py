@@ -121,6 +121,11 @@ class Diabetes(Table):
     target: Literal["above-median", "progression"] = "above-median"
     sex_in_features: bool = False
 
+    @property
+    def task(self) -> str:
+        """Regression on the progression itself."""
+        return "regression" if self.target == "progression" else "classification"
+
     def __post_init__(self) -> None:
         if self.split is None and self.target == "progression":
             object.__setattr__(self, "split", {"fractions": [0.2, 0.2, 0.6]})

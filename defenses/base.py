@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from graphsec.graph import Graph
-from graphsec.models.base import GNN, Sizes
+from graphsec.models.base import GNN, Sizes, inputs
 from graphsec.ops import Adj, Features
 from graphsec.predict import How, Origin, Predictor, PrivacyStatement
 from graphsec.registry import DEFENSES, Component
@@ -27,10 +27,12 @@ class Defense(Component):
 
     Attributes:
         filters: Whether ``allows`` can refuse pairs.
+        tasks: Tasks whose graphs it can defend.
     """
 
     kind: ClassVar[str] = "defense"
 
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     filters: ClassVar[bool] = False
 
     # -- hooks --------------------------------------------------------------------------------
@@ -99,8 +101,7 @@ class Defense(Component):
         """
         with rng["init"].scope():
             predictor = self.predictor(recipe, Sizes.of(graph))
-        assert graph.x is not None
-        x, adj = self.sanitise(graph.x, graph.adj, "exact")
+        x, adj = self.sanitise(inputs(graph), graph.adj, "exact")
         trace = self.train(predictor.model, graph, recipe, rng["train"], x, adj, on_epoch)
         predictor.trace = trace
         predictor.privacy = self.statement(graph, recipe, trace)
@@ -159,6 +160,12 @@ class Compose(Defense):
         for part in self.parts:
             gradients = part.release(gradients)
         return gradients
+
+    @property
+    def tasks(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What every part can defend."""
+        known = (*Defense.tasks, "ranking")
+        return tuple(task for task in known if all(task in part.tasks for part in self.parts))
 
     @property
     def filters(self) -> bool:  # type: ignore[override]

@@ -15,3 +15,5 @@ class NoDefense(Defense):
 
     Source: the training recipe of the model itself.
     """
+
+    tasks = ("classification", "regression", "ranking")

@@ -156,7 +156,21 @@ class Cell:
             found.append(
                 f"attack {p.attack.name!r} plays the game {p.attack.game!r}, not {p.game.name!r}"
             )
-        return found
+        return found + self.misfits(p.dataset.task)
+
+    def misfits(self, task: str) -> list[str]:
+        """Which parts are for other tasks than the data set's."""
+        p, name = self.parts, self.parts.dataset.name
+        # Models are asked first: one line is enough where nothing is for the task.
+        for part, tasks in (
+            (p.recipe.model, p.recipe.model.module.capabilities.tasks),
+            (p.attack, p.attack.tasks),
+            (p.defense, p.defense.tasks),
+        ):
+            if task not in tasks:
+                suited = ", ".join(tasks)
+                return [f"{part.kind} {part.name!r} is for {suited}, not for {task} ({name!r})"]
+        return []
 
 
 @dataclass(frozen=True)
@@ -254,9 +268,16 @@ class Cache:
         return self._rows[cell.row]
 
 
+class Misfit(ValueError):
+    """The parts of a cell don't fit its graph, which shows once it is loaded."""
+
+
 def _train(cell: Cell) -> Trained:
     p, rng = cell.parts, Rng(cell.seed)
     graph = p.dataset.load(Rng(cell.data_seed)["data"])
+    misfits = cell.misfits(graph.task)  # of data sets that don't say their task beforehand
+    if misfits:
+        raise Misfit("; ".join(misfits))
     known, _ = p.game.prepare(graph, rng["game"])
     p.threat.budget.edge_count(known)  # a budget beyond the graph is found before training
     start = time.perf_counter()
@@ -277,6 +298,8 @@ def run_cell(cell: Cell, runtime: Runtime | None = None, cache: Cache | None = N
         return _record(cell, "skipped", reason="; ".join(problems))
     try:
         return _run(cell, cache or Cache(1))
+    except Misfit as misfit:
+        return _record(cell, "skipped", reason=str(misfit))
     except Exception:
         return _record(cell, "failed", reason=traceback.format_exc())
 
@@ -287,10 +310,9 @@ def _run(cell: Cell, cache: Cache) -> Record:
     trained = cache.row(cell)
     graph, known, clean = trained.graph, trained.known, trained.predictor
     _, secret = p.game.prepare(graph, rng["game"])
-    task = graph.task
-    if task not in p.attack.tasks:
-        reason = f"attack {p.attack.name!r} is for {', '.join(p.attack.tasks)}, not for {task}"
-        return _record(cell, "skipped", reason=f"{reason} ({graph.name!r})")
+    misfits = cell.misfits(graph.task)  # a cached row may have been trained for another attack
+    if misfits:
+        return _record(cell, "skipped", reason="; ".join(misfits))
     poisoning = p.threat.timing == "poisoning"
     origin = Origin(p.recipe, p.defense)
     question = None if secret is None else secret.question

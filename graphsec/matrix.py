@@ -87,7 +87,7 @@ class Matrix:
         training: Fields of ``Training`` in which all cells differ from the models' recipes.
         optional: Data sets to leave out where they can't be loaded.
         mlp_line: Whether to add a cell without graph, defense or attack for each data set and
-            seed: the reference line of robustness figures.
+            seed: the reference line of robustness figures. For ranking it is popularity.
         plugins: Modules to import first, which register more components.
 
     Raises:
@@ -187,18 +187,14 @@ class Matrix:
         models = [_model(spec) for spec in self.models]
         defenses = [_part(build_defense, spec) for spec in self.defenses]
         attacks = [_part(ATTACKS.build, spec) for spec in self.attacks]
-        line = (
-            _part(MODELS.build, "mlp"),
-            _part(build_defense, "none"),
-            _part(ATTACKS.build, "none"),
-        )
+        plain = _part(build_defense, "none"), _part(ATTACKS.build, "none")
         for spec in self.datasets:
             dataset = self._dataset(spec)
             if dataset.spec["name"] in self._unavailable:
                 continue
             for seed in self.seeds:
                 if self.mlp_line:
-                    yield (dataset, seed, *line, None)
+                    yield (dataset, seed, _part(MODELS.build, _line_model(dataset)), *plain, None)
                 for model in models:
                     for defense in defenses:
                         for attack in attacks:
@@ -210,7 +206,8 @@ class Matrix:
         named = isinstance(spec, Mapping) and "split" in spec
         if self.splits is None or part.made is None or named:
             return part
-        if "split" not in {f.name for f in dataclasses.fields(part.made)}:
+        fields = {f.name for f in dataclasses.fields(part.made)}
+        if "split" not in fields or getattr(part.made, "task", "") == "ranking":
             return part
         return _part(DATASETS.build, {**part.spec, "split": self.splits})
 
@@ -338,6 +335,11 @@ class Matrix:
 def spends_edges(attack: Any) -> bool:
     """Whether an attack flips edges, so that budgets make a difference to it."""
     return bool(attack.game == "open" and attack.name != "none")
+
+
+def _line_model(dataset: Part) -> str:
+    """The model of the reference line: what needs no graph, or knows nobody's taste."""
+    return "popularity" if getattr(dataset.made, "task", "") == "ranking" else "mlp"
 
 
 def seeded(dataset: Any) -> bool:

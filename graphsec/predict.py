@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from graphsec.graph import Graph
-from graphsec.models.base import GNN, Capabilities, Sizes
+from graphsec.models.base import GNN, Capabilities, Sizes, inputs
 from graphsec.ops import Adj, Features
+from graphsec.ranking import top_items
 from graphsec.registry import DEFENSES
 from graphsec.train import Recipe, Trace
 
@@ -116,33 +117,62 @@ class Predictor:
 
     @torch.no_grad()
     def logits(self, graph: Graph, nodes: Tensor | None = None) -> Tensor:
-        """Logits of ``nodes`` (default all) in ``graph``, which is sanitised first."""
+        """Logits of ``nodes`` (default all) in ``graph``, which is sanitised first.
+
+        A ranking model gives embeddings.
+        """
         known = self._logits.get(graph)
         if known is None:
-            if graph.x is None:
-                raise ValueError(f"x is missing in {graph.name!r}: the model needs features")
-            known = self.forward(graph.x, graph.adj)
+            known = self.forward(inputs(graph), graph.adj)
             self._logits[graph] = known
         return known if nodes is None else known[nodes]
 
     def predict_proba(self, graph: Graph, nodes: Tensor | None = None) -> Tensor:
         """Class probabilities (k, classes)."""
+        self._refuse_ranking()
         return self.logits(graph, nodes).softmax(1)
 
     def predict(self, graph: Graph, nodes: Tensor | None = None) -> Tensor:
         """Predicted classes (k,), or values for regression."""
+        self._refuse_ranking()
         logits = self.logits(graph, nodes)
         return logits.squeeze(-1) if graph.task == "regression" else logits.argmax(1)
 
-    def rank(
-        self, graph: Graph, users: Tensor, k: int, exclude: Mapping[int, Tensor] | None = None
-    ) -> Tensor:
+    def _refuse_ranking(self) -> None:
+        if "classification" not in self.model.capabilities.tasks:
+            raise TypeError(f"{type(self.model).__name__} predicts no classes: it ranks items")
+
+    def rank(self, graph: Graph, users: Tensor, k: int, exclude: Tensor | None = None) -> Tensor:
         """Top-k items of each user, for ranking models.
+
+        Users are taken in blocks: users × items are never held at once.
+
+        Args:
+            graph: Ranking graph; it is sanitised first.
+            users: (u,) user nodes.
+            k: Items a user.
+            exclude: (2, m) pairs of user and item that are not ranked; default the edges.
+
+        Returns:
+            (u, k) item nodes, best first; −1 where a user's items run out.
 
         Raises:
             TypeError: This model does not rank.
+            ValueError: Not a ranking graph, or a user or k out of range.
         """
-        raise TypeError(f"{type(self.model).__name__} does not rank items")
+        if "ranking" not in self.model.capabilities.tasks:
+            raise TypeError(f"{type(self.model).__name__} does not rank items")
+        if graph.task != "ranking":
+            raise ValueError(f"task of {graph.name!r} must be 'ranking', found {graph.task!r}")
+        if len(users) and not 0 <= int(users.min()) <= int(users.max()) < graph.num_users:
+            raise ValueError(
+                f"users must lie in 0…{graph.num_users - 1}, found {users.min()}…{users.max()}"
+            )
+        if k < 1:
+            raise ValueError(f"k must be ≥ 1, got {k}")
+        excluded = graph.pairs if exclude is None else exclude
+        with torch.no_grad():
+            return top_items(self.logits(graph), users, graph.num_users, k, excluded)
 
     def certify(self, graph: Graph, nodes: Tensor, rng: Any) -> Tensor:
         """Certified radii of nodes, where the defense certifies.
@@ -215,7 +245,7 @@ class Predictor:
         torch.save({"header": header, "state": self.model.state_dict()}, target)
         return target
 
-    sizes: tuple[int, int, int] | None = None
+    sizes: tuple[int, ...] | None = None
 
     @staticmethod
     def load(path: str | Path) -> Predictor:

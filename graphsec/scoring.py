@@ -10,9 +10,11 @@ from graphsec.metrics import (
     Curve,
     Metric,
     accuracy,
+    hits,
     macro_f1,
     r_squared,
     ranking_metrics,
+    recommendation_metrics,
     roc_curve,
 )
 from graphsec.outcome import LinkScores, MemberScores, Outcome, Perturbation
@@ -63,9 +65,14 @@ def curves(outcome: Outcome, secret: Secret | None) -> dict[str, Curve]:
     return {}
 
 
+RANKED = 20
+
+
 def _utility(
     graph: Graph, predictor: Predictor, nodes: torch.Tensor | None = None
 ) -> dict[str, Metric]:
+    if graph.task == "ranking":
+        return _ranked(graph, predictor, nodes)
     if nodes is None:
         nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)
     if graph.y is None or len(nodes) == 0:
@@ -78,3 +85,19 @@ def _utility(
         "accuracy": Metric(accuracy(predicted, y), True, 0, 1, "clean accuracy"),
         "macro_f1": Metric(macro_f1(predicted, y), True, 0, 1, "clean macro F1"),
     }
+
+
+def _ranked(
+    graph: Graph, predictor: Predictor, nodes: torch.Tensor | None = None
+) -> dict[str, Metric]:
+    """Recall, NDCG and hit rate at 20 of all items but those of training and validation."""
+    if graph.holdout is None or graph.holdout.test.shape[1] == 0:
+        return {}
+    users = torch.unique(graph.holdout.test[0])
+    if nodes is not None:
+        users = users[torch.isin(users, nodes)]
+    if len(users) == 0:
+        return {}
+    known = torch.cat([graph.pairs, graph.holdout.val], dim=1)
+    ranked = predictor.rank(graph, users, RANKED, known)
+    return recommendation_metrics(*hits(ranked, users, graph.holdout.test))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,8 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 from graphsec.graph import Graph
-from graphsec.models.base import GNN, ModelSpec
+from graphsec.models.base import GNN, ModelSpec, inputs
 from graphsec.ops import Adj, Features
+from graphsec.ranking import BPR, Draw
 from graphsec.registry import MODELS, Component, Range
 from graphsec.rng import Rng
 from graphsec.sampling import batches, take
@@ -35,14 +36,20 @@ class Training(Component):
         epochs: Most epochs.
         optimizer: Rule of the steps.
         lr: Learning rate.
-        weight_decay: L2 penalty, added to the gradient as in the reference codes.
+        weight_decay: L2 penalty, added to the gradient as in the reference codes; in ranking, a
+            penalty in the loss on the initial embeddings of the batch.
         decay: Whether the penalty is on all layers or on the first, as in GCN's recipe.
         patience: Epochs without improvement before stopping; None never stops early.
         select: Which parameters are kept: of the last epoch, of the lowest validation loss, of
             the highest validation accuracy, or "joint" (GAT's rule: both at least as good as
-            ever; patience runs while neither is).
-        batch_size: Roots a step; None trains on the whole graph.
+            ever; patience runs while neither is); in ranking "last" or "ndcg", the highest
+            NDCG@20 on the validation pairs.
+        validate_every: Epochs from one look at the validation part to the next.
+        batch_size: Roots (in ranking, triples) a step; None trains on the whole graph.
         fanouts: Neighbours sampled a layer in batches; None keeps all.
+        triples: How ranking draws an epoch: as many draws of a user, uniform over "users", and
+            one of the user's items, as there are interactions (what LightGCN's code does, and
+            what validation preferred here), or each of the "interactions" once.
         expose: Number of first steps whose gradient leaves the trainer (gradient leakage).
     """
 
@@ -55,9 +62,11 @@ class Training(Component):
     weight_decay: Annotated[float, Field(ge=0), Range(1e-5, 1e-2, log=True)] = 5e-4
     decay: Literal["all", "first"] = "all"
     patience: Annotated[int, Field(ge=1)] | None = None
-    select: Literal["last", "loss", "accuracy", "joint"] = "last"
+    select: Literal["last", "loss", "accuracy", "joint", "ndcg"] = "last"
+    validate_every: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] | None = None
     fanouts: tuple[int, ...] | None = None
+    triples: Draw = "users"
     expose: Annotated[int, Field(ge=0)] = 0
 
 
@@ -159,60 +168,109 @@ def fit(
     Raises:
         ValueError: The graph lacks what training needs, or the loss stopped being finite.
     """
-    y, split = _labels(graph, training)
-    x = graph.x if x is None else x
-    assert x is not None
+    x = inputs(graph) if x is None else x
     adj = graph.adj if adj is None else adj
-    optimizer = _optimizer(model, training)
-    keeper = _Keeper(training)
     trace = Trace()
+    ranking = graph.task == "ranking"
+    (_check_ranking if ranking else _check_labels)(graph, training)
+    if not any(p.requires_grad for p in model.parameters()):
+        model.eval()
+        return trace
+    objective = (BPR if ranking else Labels)(model, graph, training, x, adj)
+    optimizer = _optimizer(model, training, ranking)
+    keeper = _Keeper(training)
     with rng.scope():
         for epoch in range(training.epochs):
             model.train()
-            total = 0.0
-            for step, (roots, xs, adjs) in enumerate(
-                _steps(x, adj, split.train, training, model, rng["epoch"][epoch])
-            ):
-                logits = model(xs, adjs)
-                logits = logits if adjs.hops else logits[roots]
-                loss = loss_of(graph.task, logits, y[roots])
+            total, seen = 0.0, 0
+            for step, (size, loss) in enumerate(objective.losses(rng["epoch"][epoch])):
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 _release(model, release, trace, training, epoch, step)
                 optimizer.step()
-                total += loss.item() * len(roots)
-            figures = {"loss": total / max(len(split.train), 1)}
+                total, seen = total + loss.item() * size, seen + size
+            figures = {"loss": total / seen}
             if not math.isfinite(figures["loss"]):
                 raise ValueError(
                     f"training loss must stay finite, got {figures['loss']} in epoch {epoch}; "
                     f"training.lr is {training.lr}"
                 )
-            if keeper.watches or on_epoch is not None:
-                figures.update(_validate(model, graph, x, adj))
+            look = (epoch + 1) % training.validate_every == 0
+            if look and (keeper.watches or on_epoch is not None):
+                figures.update(objective.validate())
             trace.history.append(figures)
             trace.epochs = epoch + 1
-            if keeper.stop(model, figures) or (on_epoch and on_epoch(epoch, figures)):
+            done = look and keeper.stop(model, figures)
+            if done or (on_epoch and on_epoch(epoch, figures)):
                 break
     keeper.restore(model)
     model.eval()
-    if len(split.val):
-        model.settle(x, adj, y, split.val)
+    objective.settle()
     return trace
 
 
-def _labels(graph: Graph, training: Training) -> tuple[Tensor, Any]:
+class Labels:
+    """The objective of classification and regression: a loss over labelled nodes."""
+
+    def __init__(
+        self, model: GNN, graph: Graph, training: Training, x: Tensor | Features, adj: Adj
+    ) -> None:
+        assert graph.y is not None
+        assert graph.split is not None
+        self.model, self.training, self.x, self.adj = model, training, x, adj
+        self.task, self.y, self.split = graph.task, graph.y, graph.split
+
+    def losses(self, rng: Rng) -> Iterator[tuple[int, Tensor]]:
+        """(roots, loss) of each step of an epoch."""
+        steps = _steps(self.x, self.adj, self.split.train, self.training, self.model, rng)
+        for roots, xs, adjs in steps:
+            logits = self.model(xs, adjs)
+            logits = logits if adjs.hops else logits[roots]
+            yield len(roots), loss_of(self.task, logits, self.y[roots])
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss and accuracy on the validation nodes; nothing without any."""
+        if len(self.split.val) == 0:
+            return {}
+        self.model.eval()
+        logits, y = self.model(self.x, self.adj)[self.split.val], self.y[self.split.val]
+        figures = {"val_loss": float(loss_of(self.task, logits, y))}
+        if self.task != "regression":
+            figures["val_accuracy"] = float((logits.argmax(1) == y).float().mean())
+        return figures
+
+    def settle(self) -> None:
+        """Let the model choose on validation nodes what training left open."""
+        if len(self.split.val):
+            self.model.settle(self.x, self.adj, self.y, self.split.val)
+
+
+def _check_labels(graph: Graph, training: Training) -> None:
     if graph.y is None:
         raise ValueError(f"y is missing in {graph.name!r}: training needs labels")
     if graph.split is None or len(graph.split.train) == 0:
         raise ValueError(f"split.train is empty in {graph.name!r}: training needs nodes")
-    if graph.x is None:
-        raise ValueError(f"x is missing in {graph.name!r}: training needs features")
-    if (training.select != "last" or training.patience) and len(graph.split.val) == 0:
+    if training.select == "ndcg":
+        raise ValueError(f"training.select must not be 'ndcg' for {graph.task}: it ranks nothing")
+    _check_validation(training, len(graph.split.val) > 0, "split.val", graph)
+
+
+def _check_ranking(graph: Graph, training: Training) -> None:
+    if training.select not in ("last", "ndcg"):
         raise ValueError(
-            f"split.val is empty in {graph.name!r}, but training.select is "
+            f"training.select must be 'last' or 'ndcg' for ranking, got {training.select!r}"
+        )
+    pairs = graph.holdout is not None and graph.holdout.val.shape[1] > 0
+    _check_validation(training, pairs, "holdout.val", graph)
+
+
+def _check_validation(training: Training, present: bool, name: str, graph: Graph) -> None:
+    if (training.select != "last" or training.patience) and not present:
+        raise ValueError(
+            f"{name} is empty in {graph.name!r}, but training.select is "
             f"{training.select!r} and training.patience {training.patience}"
         )
-    return graph.y, graph.split
 
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -223,7 +281,11 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def _optimizer(model: GNN, training: Training) -> torch.optim.Optimizer:
+def _optimizer(model: GNN, training: Training, ranking: bool) -> torch.optim.Optimizer:
+    if ranking:  # whose penalty stands in the loss, and whose tables are worth a fused step
+        groups = model.groups(0.0, "all")
+        fused: dict[str, Any] = {"fused": True} if training.optimizer == "adam" else {}
+        return _OPTIMIZERS[training.optimizer](groups, lr=training.lr, **fused)  # type: ignore[call-arg]
     groups = model.groups(training.weight_decay, training.decay)
     return _OPTIMIZERS[training.optimizer](groups, lr=training.lr)  # type: ignore[call-arg]
 
@@ -264,20 +326,6 @@ def _release(
         log.debug("released the gradient of epoch %d, step %d", epoch, step)
 
 
-@torch.no_grad()
-def _validate(model: GNN, graph: Graph, x: Tensor | Features, adj: Adj) -> dict[str, float]:
-    assert graph.split is not None
-    assert graph.y is not None
-    if len(graph.split.val) == 0:
-        return {}
-    model.eval()
-    logits, y = model(x, adj)[graph.split.val], graph.y[graph.split.val]
-    figures = {"val_loss": float(loss_of(graph.task, logits, y))}
-    if graph.task != "regression":
-        figures["val_accuracy"] = float((logits.argmax(1) == y).float().mean())
-    return figures
-
-
 class _Keeper:
     """Remembers the parameters that the selection rule prefers, and says when to stop."""
 
@@ -292,13 +340,17 @@ class _Keeper:
         """Take note of an epoch; whether patience has run out."""
         if not self.watches:
             return False
-        loss, accuracy = figures["val_loss"], figures.get("val_accuracy", 0.0)
+        if "val_ndcg" in figures:  # ranking has one measure: less of it is a loss
+            loss, accuracy = -figures["val_ndcg"], figures["val_ndcg"]
+        else:
+            loss, accuracy = figures["val_loss"], figures.get("val_accuracy", 0.0)
         lower, higher = loss <= self.best_loss, accuracy >= self.best_accuracy
         keep = {
             "last": False,
             "loss": loss < self.best_loss,
             "accuracy": accuracy > self.best_accuracy,
             "joint": lower and higher,
+            "ndcg": accuracy > self.best_accuracy,
         }[self.training.select]
         improved = {"joint": lower or higher, "accuracy": accuracy > self.best_accuracy}.get(
             self.training.select, loss < self.best_loss
@@ -307,7 +359,7 @@ class _Keeper:
         self.best_accuracy = max(self.best_accuracy, accuracy)
         if keep:
             self.state = copy.deepcopy(model.state_dict())
-        self.waited = 0 if improved else self.waited + 1
+        self.waited = 0 if improved else self.waited + self.training.validate_every
         patience = self.training.patience
         return patience is not None and self.waited >= patience
 

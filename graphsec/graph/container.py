@@ -25,6 +25,7 @@ from graphsec.graph.arrays import (
     plain_arrays,
     take_rows,
 )
+from graphsec.graph.holdout import Holdout
 from graphsec.graph.rules import check
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ class Graph:
         edge_y: (E,) targets of edges (ratings).
         node_type: (n,) int64 (0 user, 1 item in ranking graphs).
         graph_id: (n,) int64, the graph each node belongs to, in sets of graphs.
-        task: What ``y`` asks for.
+        holdout: Interactions kept out of a ranking graph, to validate and to test on.
+        task: What ``y`` asks for; "ranking" asks which items a user takes next, in a graph of
+            users (the first nodes) and items.
         directed: Whether u→v may exist without v→u.
         name: Name for records.
 
@@ -104,6 +107,7 @@ class Graph:
     task: Task = "classification"
     directed: bool = False
     name: str = "graph"
+    holdout: Holdout | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -230,6 +234,11 @@ class Graph:
             return 0
         return int(self.y.max()) + 1 if self.task in ("classification", "graph") else 1
 
+    @property
+    def num_users(self) -> int:
+        """Number of users, which are the first nodes (0 without ``node_type``)."""
+        return 0 if self.node_type is None else int((self.node_type == 0).sum())
+
     @cached_property
     def edge_index(self) -> Tensor:
         """(2, E) source and target of every stored direction, in CSR order."""
@@ -265,17 +274,27 @@ class Graph:
         """Hash of the content (name left out): equal graphs, and only those, agree."""
         digest = hashlib.sha256()
         for field in dataclasses.fields(self):
-            if field.name == "name":
-                continue
-            digest.update(field.name.encode())
             value = getattr(self, field.name)
-            parts = [part for _, part in value.items()] if isinstance(value, Split) else [value]
+            if field.name == "name" or (field.name == "holdout" and value is None):
+                continue  # graphs without a holdout hash as they did before there were any
+            digest.update(field.name.encode())
+            grouped = isinstance(value, Split | Holdout)
+            parts = [part for _, part in value.items()] if grouped else [value]
             for array in (array for part in parts for array in plain_arrays(part)):
                 digest.update(f"{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:32]
 
     def __repr__(self) -> str:
+        if self.task == "ranking":
+            items = self.num_nodes - self.num_users
+            held = "" if self.holdout is None else (
+                f", {self.holdout.val.shape[1]:,} + {self.holdout.test.shape[1]:,} held out"
+            )  # fmt: skip
+            return (
+                f"Graph({self.name!r}, {self.num_users:,} users, {items:,} items, "
+                f"{self.num_edges:,} interactions{held})"
+            )
         kind = "directed" if self.directed else "undirected"
         return (
             f"Graph({self.name!r}, {self.num_nodes:,} nodes, {self.num_edges:,} {kind} edges, "
@@ -292,7 +311,8 @@ class Graph:
         """The graph with each given pair added if absent and removed if present.
 
         Args:
-            edges: (2, k) pairs; an undirected pair is given once, in either order.
+            edges: (2, k) pairs; an undirected pair is given once, in either order. A held-out
+                pair that becomes an edge leaves the holdout.
 
         Raises:
             GraphError: A pair is a self-loop, out of range, or listed twice.
@@ -329,6 +349,7 @@ class Graph:
             indices=torch.from_numpy(merged % n),
             edge_weight=weight,
             edge_y=None,
+            holdout=self.holdout and self.holdout.without(torch.from_numpy(pairs), n),
         )
 
     def subgraph(self, nodes: Any) -> Graph:
@@ -350,7 +371,8 @@ class Graph:
         weight = None if self.edge_weight is None else coo.data
         return Graph.from_edges(
             np.vstack([coo.row, coo.col]), len(keep), edge_weight=weight, directed=self.directed,
-            split=split, task=self.task, name=self.name, **pick,
+            split=split, task=self.task, name=self.name,
+            holdout=self.holdout and self.holdout.renumbered(place), **pick,
         )  # fmt: skip
 
     def to(self, device: torch.device | str) -> Graph:
@@ -360,8 +382,8 @@ class Graph:
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
                 moved[field.name] = value.to(device)
-            elif isinstance(value, Split):
-                moved[field.name] = Split(*(part.to(device) for _, part in value.items()))
+            elif isinstance(value, Split | Holdout):
+                moved[field.name] = type(value)(*(part.to(device) for _, part in value.items()))
         return dataclasses.replace(self, **moved)
 
     # -- to other libraries -------------------------------------------------------------------
@@ -437,4 +459,6 @@ def _converted(fields: dict[str, Any]) -> dict[str, Any]:
     made = converted(fields)
     if "split" in made:
         made["split"] = Split.made(made["split"])
+    if "holdout" in made:
+        made["holdout"] = Holdout.made(made["holdout"])
     return made

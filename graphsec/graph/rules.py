@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from graphsec.graph.arrays import GraphError
+from graphsec.graph.holdout import check_ranking
 
 if TYPE_CHECKING:
     from graphsec.graph.container import Graph
@@ -39,8 +40,13 @@ def check(g: Graph) -> None:
             raise GraphError("edge_weight must be finite, found NaN or infinity")
         if (g.edge_weight < 0).any():
             raise GraphError(f"edge_weight must be ≥ 0, found {float(g.edge_weight.min())}")
+    if g.edge_y is not None and len(g.edge_y) != len(g.indices):
+        raise GraphError(
+            f"edge_y must have one row an entry ({len(g.indices)}), found {len(g.edge_y)}"
+        )
     _check_labels(g)
     _check_split(g)
+    check_ranking(g)
 
 
 def _check_structure(g: Graph) -> None:

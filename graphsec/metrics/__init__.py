@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphsec.metrics.base import Curve, Metric
 from graphsec.metrics.privacy import ranking_metrics, roc_curve
+from graphsec.metrics.ranking import hit_rate, hits, ndcg, recall, recommendation_metrics
 from graphsec.metrics.utility import accuracy, expected_calibration_error, macro_f1, r_squared
 
 __all__ = [
@@ -11,8 +12,13 @@ __all__ = [
     "Metric",
     "accuracy",
     "expected_calibration_error",
+    "hit_rate",
+    "hits",
     "macro_f1",
+    "ndcg",
     "r_squared",
     "ranking_metrics",
+    "recall",
+    "recommendation_metrics",
     "roc_curve",
 ]

@@ -12,11 +12,13 @@ from graphsec.models import (
     gcnii,
     gin,
     gprgnn,
+    lightgcn,
     mlp,
+    popularity,
     sage,
     sgc,
 )
-from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, build
+from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, build, inputs
 
 __all__ = [
     "GNN",
@@ -33,7 +35,10 @@ __all__ = [
     "gcnii",
     "gin",
     "gprgnn",
+    "inputs",
+    "lightgcn",
     "mlp",
+    "popularity",
     "sage",
     "sgc",
 ]

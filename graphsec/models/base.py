@@ -29,14 +29,26 @@ class Sizes:
         """Sizes of a graph; one output per class, or one for regression.
 
         Raises:
-            ValueError: The graph has no features.
+            ValueError: The graph has no features, and its task is not ranking.
         """
-        if graph.x is None:
-            raise ValueError(
-                f"x is missing in {graph.name!r}: this model needs features; "
-                "degree or identity features can be set with graph.replace(x=…)"
-            )
+        inputs(graph)
         return Sizes(graph.num_nodes, graph.num_features, max(graph.num_classes, 1))
+
+
+def inputs(graph: Graph) -> Tensor:
+    """What a model takes as features: ``x``, or (n, 0) in ranking graphs without any.
+
+    Raises:
+        ValueError: The graph has no features, and its task is not ranking.
+    """
+    if graph.x is not None:
+        return graph.x
+    if graph.task == "ranking":
+        return torch.zeros(graph.num_nodes, 0, device=graph.indptr.device)
+    raise ValueError(
+        f"x is missing in {graph.name!r}: this model needs features; "
+        "degree or identity features can be set with graph.replace(x=…)"
+    )
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class Capabilities:
     """What a model supports, as far as it matters before running.
 
     Attributes:
+        tasks: Tasks of the graphs it can be trained on.
         uses_edges: Looks at the graph at all.
         edge_weight: Honours edge weights, with 0 meaning absent.
         sampled: Runs on sampled hops.
@@ -53,6 +66,7 @@ class Capabilities:
         second_order: Gradients can be differentiated again, in parameters and edge weights.
     """
 
+    tasks: tuple[str, ...] = ("classification", "regression")
     uses_edges: bool = True
     edge_weight: bool = True
     sampled: bool = True
@@ -64,6 +78,7 @@ class Capabilities:
     def describe(self) -> str:
         """What is supported, and what to beware of, in one line."""
         words = {
+            "ranking": "ranking" in self.tasks,
             "edges": self.uses_edges,
             "edge weights": self.uses_edges and self.edge_weight,
             "sampling": self.sampled,
@@ -132,6 +147,10 @@ class GNN(nn.Module):
     def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
         """Logits (n, classes), or embeddings for ranking."""
         return self.hidden(x, adj)[-1]
+
+    def embeddings(self) -> Tensor:
+        """(n, width) what the first layer of a ranking model starts from; ranking penalises it."""
+        raise NotImplementedError(f"{type(self).__name__} starts from features")
 
     def decode(self, z: Tensor, pairs: Tensor) -> Tensor:
         """Scores of node pairs (2, k) from embeddings: inner products."""

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from graphsec.cell import Record
 
 AXES = ("dataset", "model", "training", "defense", "attack", "game")
+# The number that a model is judged by on clean data, whatever its task.
+CLEAN_METRICS = ("accuracy", "r_squared", "recall_at_20")
 # The number that an attack is judged by, most specific first.
-MAIN_METRICS = ("attacked_accuracy", "auc", "accuracy", "r_squared")
+MAIN_METRICS = ("attacked_accuracy", "auc", *CLEAN_METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from graphsec.report import figures
 from graphsec.report.curves import robustness, rocs
 from graphsec.report.data import (
     AXES,
+    CLEAN_METRICS,
     Book,
     Row,
     Scenario,
@@ -106,11 +107,11 @@ def _heat_maps(rows: list[Row]) -> list[dict[str, Any]]:
             by_metric.setdefault(metric, []).append(scenario)
     maps = []
     for metric, found in by_metric.items():
-        if metric in ("accuracy", "r_squared"):
+        if metric in CLEAN_METRICS:
             continue
         lines = [(s.attack, s.note, s.tag, [r for r in rows if same(r, s)]) for s in found]
         maps.append(_heat_map(metric, lines, distinct(rows, lambda r: r.defense)))
-    for metric in ("accuracy", "r_squared"):
+    for metric in CLEAN_METRICS:
         if any(metric in row.record.metrics for row in rows):
             maps.append(_heat_map(metric, _clean(rows), distinct(rows, lambda r: r.defense)))
     return maps

@@ -18,6 +18,7 @@ from graphsec.testing.common import Contract, disturb, some_flips, tiny_graphs
 from graphsec.testing.datasets import DatasetContract
 from graphsec.testing.defenses import DefenseContract
 from graphsec.testing.models import ModelContract
+from graphsec.testing.ranking import RankingContract, tiny_rankings
 
 __all__ = [
     "AttackContract",
@@ -25,7 +26,9 @@ __all__ = [
     "DatasetContract",
     "DefenseContract",
     "ModelContract",
+    "RankingContract",
     "disturb",
     "some_flips",
     "tiny_graphs",
+    "tiny_rankings",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphsec.cell import Cell
 from graphsec.graph import Graph
+from graphsec.models.base import inputs
 from graphsec.outcome import Outcome
 from graphsec.predict import Predictor
 from graphsec.registry import DATASETS, Component
@@ -106,9 +107,12 @@ def same(a: Any, b: Any) -> bool:
 
 
 def some_flips(graph: Graph, count: int = 6, seed: int = 0) -> Tensor:
-    """(2, 2·count) pairs: as many edges as non-edges."""
+    """(2, 2·count) pairs: as many edges as non-edges, of user and item in ranking graphs."""
     rng = np.random.default_rng(seed)
     u, v = np.triu_indices(graph.num_nodes, 1)
+    if graph.task == "ranking":
+        across = (u < graph.num_users) & (v >= graph.num_users)
+        u, v = u[across], v[across]
     pairs = torch.from_numpy(np.stack([u, v]))
     edge = graph.has_edges(pairs)
     picked = [rng.choice(mask.nonzero().ravel().numpy(), count, replace=False)
@@ -117,9 +121,8 @@ def some_flips(graph: Graph, count: int = 6, seed: int = 0) -> Tensor:
 
 
 def x_of(graph: Graph) -> Tensor:
-    """The features, which every tiny graph has."""
-    assert graph.x is not None
-    return graph.x
+    """What models take as features."""
+    return inputs(graph)
 
 
 class Contract:

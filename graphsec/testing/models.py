@@ -43,6 +43,15 @@ class ModelContract(Contract):
                 parameter.data += 0.1 * torch.randn_like(parameter)
         return model
 
+    def _small(self, graph: Graph) -> Graph:
+        """A graph for finite differences."""
+        return graph.subgraph(torch.arange(16))
+
+    def _loss(self, out: Tensor, graph: Graph) -> Tensor:
+        """A training loss, for second derivatives."""
+        assert graph.y is not None
+        return F.cross_entropy(out, graph.y.clamp(min=0))
+
     def _skip_without(self, capability: str) -> None:
         if not getattr(self.component.module.capabilities, capability):
             raise SkipTest(f"declares {capability}=False")
@@ -130,7 +139,7 @@ class ModelContract(Contract):
         """Gradients in edge weights and candidate pairs agree with finite differences."""
         self._skip_without("edge_weight")
         self._skip_without("uses_edges")
-        model, small = self._build(graph, torch.float64), graph.subgraph(torch.arange(16))
+        model, small = self._build(graph, torch.float64), self._small(graph)
         # A mean over neighbours jumps where the first edge appears: keep to nodes with edges.
         flips = some_flips(small, 5)
         flips = flips[:, (small.degree[flips] > 1).all(0)]
@@ -177,11 +186,10 @@ class ModelContract(Contract):
         """
         self._skip_without("second_order")
         self._skip_without("uses_edges")
-        model, small = self._build(graph, torch.float64), graph.subgraph(torch.arange(16))
+        model, small = self._build(graph, torch.float64), self._small(graph)
         x, clean = x_of(small).to_dense().double(), _with_weights(small).edge_weight
         assert clean is not None
-        assert small.y is not None
-        y, parameters = small.y.clamp(min=0), list(model.parameters())
+        parameters = list(model.parameters())
         start = [p.detach().clone() for p in (*parameters, clean.double())]
         generator = torch.Generator().manual_seed(7)
         direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) / 10 for p in start]
@@ -192,7 +200,7 @@ class ModelContract(Contract):
             for parameter, value in zip(parameters, moved[:-1], strict=True):
                 parameter.data.copy_(value)
             weight = moved[-1].requires_grad_()
-            loss = F.cross_entropy(model(x, dataclasses.replace(small.adj, weight=weight)), y)
+            loss = self._loss(model(x, dataclasses.replace(small.adj, weight=weight)), small)
             gradients = torch.autograd.grad(
                 loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
             )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphsec.graph import Graph
+from graphsec.models.base import inputs
 from graphsec.ops import Adj, Features
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import DEFENSES
@@ -71,7 +72,7 @@ class View:
         if Access.TRUE_LABELS not in has and graph.y is not None:
             changes["y"] = self._train_labels() if Access.TRAIN_LABELS in has else None
         if Access.SPLIT not in has:
-            changes["split"] = None
+            changes.update(split=None, holdout=None)
         if Access.SENSITIVE not in has:
             changes["sensitive"] = None
         if Access.EDGES not in has:
@@ -151,8 +152,7 @@ class View:
         if x is None and adj is None:
             return self._trained_victim.logits(self._graph, nodes)
         self._require(Access.QUERY_INPUT, "a query with own features or edges")
-        mine = self._graph.x if x is None else x
-        assert mine is not None
+        mine = inputs(self._graph) if x is None else x
         out = self._trained_victim.forward(mine, self._graph.adj if adj is None else adj)
         return out if nodes is None else out[nodes]
 
@@ -161,8 +161,7 @@ class View:
         """Hidden states of the layers, the logits last (HIDDEN)."""
         self._require(Access.HIDDEN, "view.hidden")
         self._count(self._graph.num_nodes if nodes is None else len(nodes))
-        assert self._graph.x is not None
-        states = self._trained_victim.hidden(self._graph.x, self._graph.adj)
+        states = self._trained_victim.hidden(inputs(self._graph), self._graph.adj)
         return states if nodes is None else [state[nodes] for state in states]
 
     def release(self, index: int) -> Release:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from graphsec.registry import MODELS
-from graphsec.testing import ModelContract
+from graphsec.testing import ModelContract, RankingContract
 
 # The published 64 layers have so many ReLUs that a step of finite differences crosses a kink.
 _SMALLER: dict[str, Any] = {"gcnii": {"name": "gcnii", "layers": 4, "hidden": 16}}
 
 for _name in MODELS:
+    _ranks = "ranking" in MODELS[_name].module.capabilities.tasks
+    _suite = RankingContract if _ranks else ModelContract
     _spec = {"spec": _SMALLER.get(_name, _name)}
-    globals()[f"Test_{_name}"] = type(f"Test_{_name}", (ModelContract,), _spec)
+    globals()[f"Test_{_name}"] = type(f"Test_{_name}", (_suite,), _spec)
