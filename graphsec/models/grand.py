@@ -146,7 +146,8 @@ class GRAND(GNN):
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
         """(n, hidden) before and after diffusion, and the logits (n, classes)."""
         start = self.encoder(dropout(x, self.spec.input_dropout, self.training))
-        diffused = self._advance(self.diffusion(start, adj), start, float(self.time))
+        time = self.spec.time if self.training else float(self.time)
+        diffused = self._solver(adj).advance(self.diffusion(start, adj), start, time)
         return [start, diffused, self._decode(diffused)]
 
     def settle(self, x: Tensor | Features, adj: Adj, y: Tensor, nodes: Tensor) -> None:
@@ -158,8 +159,9 @@ class GRAND(GNN):
         with torch.no_grad():
             state = self.encoder(x)
             diffusion, best = self.diffusion(state, adj), (-math.inf, -math.inf)
+            solver = self._solver(adj)
             for i in range(1, 3 * round(self.spec.time / self.step) + 1):
-                state = self._advance(diffusion, state, self.step)
+                state = solver.advance(diffusion, state, self.step)
                 reached = _quality(self._decode(state)[nodes], y[nodes])
                 if reached > best:
                     best = reached
@@ -168,7 +170,9 @@ class GRAND(GNN):
     def diffusion(self, start: Tensor, adj: Adj) -> Diffusion:
         """The equation that starts in X(0) = ``start`` (n, hidden) on a plain adjacency."""
         attention = self._attention(start, adj)
-        return Diffusion(attention, self.aggregate, self.alpha.sigmoid(), self.beta * start)
+        import os
+        src = start.detach() if self.training and os.environ.get("DETACH") else start
+        return Diffusion(attention, self.aggregate, self.alpha.sigmoid(), self.beta * src)
 
     def _attention(self, start: Tensor, adj: Adj) -> Attention:
         return Held(self._scaled_dot(adj.merged(self_loops=True))(start))
@@ -176,9 +180,10 @@ class GRAND(GNN):
     def _scaled_dot(self, pattern: Adj) -> ScaledDot:
         return ScaledDot(pattern, self.query, self.key, self.spec.heads)
 
-    def _advance(self, diffusion: Diffusion, state: Tensor, time: float) -> Tensor:
-        inputs = diffusion.tensors()
-        return self.spec.solver.advance(diffusion, state, time, inputs)
+    def _solver(self, adj: Adj) -> Solver:
+        # The adjoint is first order, and only as exact as its tolerances: nothing for attackers.
+        direct = adj.requires_grad or not self.training
+        return replace(self.spec.solver, adjoint=self.spec.adjoint and not direct)
 
     def _decode(self, state: Tensor) -> Tensor:
         out: Tensor = self.decoder(dropout(state.relu(), self.spec.dropout, self.training))
@@ -278,6 +283,11 @@ class GRANDSpec(ModelSpec):
             raise SpecError(
                 f"model {self.name!r}: attention must be a multiple of heads ({self.heads}), "
                 f"got {self.attention}"
+            )
+
+        if self.adjoint and self.method == "implicit-euler":
+            raise SpecError(
+                f"model {self.name!r}: adjoint must be False with method 'implicit-euler', got True"
             )
 
     @property

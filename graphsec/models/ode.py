@@ -7,7 +7,7 @@ they compute, to any order and under ``torch.func``, as attacks and per-sample g
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -26,6 +26,12 @@ class Flow(Protocol):
 
     def implicit(self, y: Tensor, step: float) -> Tensor:
         """The z with z = y + step · f(z): where a step of implicit Euler ends."""
+        ...
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that f computes with and that may need a gradient: the adjoint method
+        sees no others.
+        """
         ...
 
 
@@ -49,15 +55,13 @@ class Solver:
     atol: float = 1e-7
     adjoint: bool = False
 
-    def advance(self, flow: Flow, y: Tensor, time: float, inputs: Sequence[Tensor] = ()) -> Tensor:
+    def advance(self, flow: Flow, y: Tensor, time: float) -> Tensor:
         """The state ``time`` later.
 
         Args:
             flow: f of dy/dt = f(y).
             y: State at the start.
             time: How long to integrate, ≥ 0.
-            inputs: Every tensor that ``flow`` computes with and that may need a gradient: the
-                adjoint method sees no others.
 
         Raises:
             ImportError: The method is torchdiffeq's, which is not installed.
@@ -65,14 +69,14 @@ class Solver:
         if time <= 0:
             return y
         own = _STEPS.get(self.method)
-        if own is None or (self.adjoint and self.method != "implicit-euler"):
-            return self._torchdiffeq(flow, y, time, inputs)
+        if own is None or self.adjoint:
+            return self._torchdiffeq(flow, y, time)
         count = steps(time, self.step)
         for _ in range(count):
             y = own(flow, y, time / count)
         return y
 
-    def _torchdiffeq(self, flow: Flow, y: Tensor, time: float, inputs: Sequence[Tensor]) -> Tensor:
+    def _torchdiffeq(self, flow: Flow, y: Tensor, time: float) -> Tensor:
         ode = _import_torchdiffeq(self.method)
         settings: dict[str, Any] = {
             "rtol": self.rtol,
@@ -84,7 +88,7 @@ class Solver:
         integrate = ode.odeint
         if self.adjoint:
             integrate = ode.odeint_adjoint
-            settings["adjoint_params"] = tuple(inputs)
+            settings["adjoint_params"] = tuple(flow.tensors())
         times = torch.tensor([0.0, time], dtype=y.dtype, device=y.device)
         out: Tensor = integrate(lambda _, state: flow(state), y, times, **settings)[-1]
         return out
