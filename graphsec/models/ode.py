@@ -20,18 +20,16 @@ Method = Literal["euler", "rk4", "implicit-euler", "dopri5", "implicit-adams"]
 class Flow(Protocol):
     """The right-hand side of an autonomous equation dy/dt = f(y)."""
 
-    def __call__(self, y: Tensor) -> Tensor:
+    def __call__(self, y: Tensor, /) -> Tensor:
         """f(y), of the shape of y."""
         ...
 
-    def implicit(self, y: Tensor, step: float) -> Tensor:
+    def implicit(self, y: Tensor, step: float, /) -> Tensor:
         """The z with z = y + step · f(z): where a step of implicit Euler ends."""
         ...
 
     def tensors(self) -> list[Tensor]:
-        """Every tensor that f computes with and that may need a gradient: the adjoint method
-        sees no others.
-        """
+        """Every tensor in f that may need a gradient: the adjoint method sees no others."""
         ...
 
 
