@@ -10,6 +10,7 @@ from graphsec.ops.adj import Adj, Block, edge_scores, edge_softmax, propagate
 from graphsec.ops.functions import edge_gather, edge_ratio, edge_sum, sddmm, spmm
 from graphsec.ops.linear import Features, dropout, linear
 from graphsec.ops.median import segment_median, soft_median
+from graphsec.ops.pagerank import personalized_pagerank
 from graphsec.ops.structure import CSR, Pairs, compiled
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "edge_softmax",
     "edge_sum",
     "linear",
+    "personalized_pagerank",
     "propagate",
     "sddmm",
     "segment_median",
