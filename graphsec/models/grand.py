@@ -213,6 +213,9 @@ class RewiredGRAND(NonlinearGRAND):
     attention at X(0), in training and prediction alike; the choice itself has no derivative.
     """
 
+    # The dense PageRank that rewires has no rule for ``torch.func`` transforms.
+    capabilities = Capabilities(sampled=False, per_sample=False)
+
     def _attention(self, start: Tensor, adj: Adj) -> Attention:
         assert isinstance(self.spec, RewiredGRANDSpec)
         links = personalized_pagerank(adj, self.spec.teleport, self.spec.links)
