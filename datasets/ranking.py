@@ -17,12 +17,12 @@ from graphsec.graph import Graph, Holdout
 from graphsec.registry import DATASETS, SpecError
 from graphsec.rng import Rng
 
-_RAW = "https://raw.githubusercontent.com"
+_HUB = "https://github.com"
 _MOVIELENS = (
-    f"{_RAW}/yushundong/Graph-Mining-Fairness-Data/2bd4b5cd9a09d87e93c8efc490773cbfa0a7984e"
+    f"{_HUB}/yushundong/Graph-Mining-Fairness-Data/raw/2bd4b5cd9a09d87e93c8efc490773cbfa0a7984e"
 )
-_LASTFM = f"{_RAW}/gusye1234/LightGCN-PyTorch/947ca2b3b1d2d3545b114145710cb06c4e57b3d2"
-_GOWALLA = f"{_RAW}/geon0325/LightGCNpp/a394f79a7aceb8f485f6bcb549b4865fe83f1d49"
+_LASTFM = f"{_HUB}/gusye1234/LightGCN-PyTorch/raw/947ca2b3b1d2d3545b114145710cb06c4e57b3d2"
+_GOWALLA = f"{_HUB}/geon0325/LightGCNpp/raw/a394f79a7aceb8f485f6bcb549b4865fe83f1d49"
 
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
