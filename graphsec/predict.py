@@ -16,6 +16,7 @@ from graphsec.graph import Graph
 from graphsec.models.base import GNN, Capabilities, Sizes
 from graphsec.ops import Adj, Features
 from graphsec.registry import DEFENSES
+from graphsec.sampling import Shadow
 from graphsec.train import Recipe, Trace
 
 How = Literal["exact", "relaxed", "bypass"]
@@ -104,13 +105,34 @@ class Predictor:
     # -- answers ------------------------------------------------------------------------------
 
     def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
-        """Logits (n, classes), differentiable, with the defense's preprocessing inside."""
+        """Logits (n, classes), differentiable, with the defense's preprocessing inside.
+
+        Of the model on the whole graph: where it was trained on subgraphs (``sampler``) this is
+        what an attacker differentiates, and ``answer`` is what the predictor says.
+        """
         x, adj = self.sanitise(x, adj, self.how)
         out: Tensor = self.model(x, adj)
         return out
 
+    @property
+    def sampler(self) -> Shadow | None:
+        """What draws the subgraph on which a node is answered; None: the whole graph."""
+        return None if self.origin is None else self.origin.recipe.training.sampler
+
+    @torch.no_grad()
+    def answer(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        """Logits (n, classes) as the predictor gives them, on each node's subgraph if it has one.
+
+        The subgraphs are drawn from the sanitised adjacency that is asked about.
+        """
+        if self.sampler is None:
+            return self.forward(x, adj)
+        x, adj = self.sanitise(x, adj, self.how)
+        scopes = self.sampler.scopes(adj, torch.arange(adj.num_nodes))
+        return self.sampler.answers(self.model, x, scopes)
+
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
-        """Outputs of all layers, the logits last."""
+        """Outputs of all layers on the whole graph, the logits last."""
         x, adj = self.sanitise(x, adj, self.how)
         return self.model.hidden(x, adj)
 
@@ -121,7 +143,7 @@ class Predictor:
         if known is None:
             if graph.x is None:
                 raise ValueError(f"x is missing in {graph.name!r}: the model needs features")
-            known = self.forward(graph.x, graph.adj)
+            known = self.answer(graph.x, graph.adj)
             self._logits[graph] = known
         return known if nodes is None else known[nodes]
 

@@ -11,20 +11,24 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PlainValidator
 from torch import Tensor
 
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, ModelSpec
 from graphsec.ops import Adj, Features
-from graphsec.registry import MODELS, Component, Range
+from graphsec.registry import MODELS, SAMPLERS, Component, Range
 from graphsec.rng import Rng
-from graphsec.sampling import batches, take
+from graphsec.sampling import Scopes, Shadow, batches, read, take
 
 log = logging.getLogger(__name__)
 
 Step = Callable[[list[Tensor]], list[Tensor]]
 OnEpoch = Callable[[int, dict[str, float]], bool]
+
+
+def _sampler(spec: Any) -> Any:
+    return None if spec is None else SAMPLERS.build(spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class Training(Component):
             ever; patience runs while neither is).
         batch_size: Roots a step; None trains on the whole graph.
         fanouts: Neighbours sampled a layer in batches; None keeps all.
+        sampler: "shadow", or its spec: the model is trained, validated and asked on a subgraph of
+            its own around each node; None on the whole graph, or on hops if there are batches.
         expose: Number of first steps whose gradient leaves the trainer (gradient leakage).
     """
 
@@ -58,6 +64,7 @@ class Training(Component):
     select: Literal["last", "loss", "accuracy", "joint"] = "last"
     batch_size: Annotated[int, Field(ge=1)] | None = None
     fanouts: tuple[int, ...] | None = None
+    sampler: Annotated[Shadow | None, PlainValidator(_sampler)] = None
     expose: Annotated[int, Field(ge=0)] = 0
 
 
@@ -163,6 +170,7 @@ def fit(
     x = graph.x if x is None else x
     assert x is not None
     adj = graph.adj if adj is None else adj
+    scopes = _scopes(adj, split, training)
     optimizer = _optimizer(model, training)
     keeper = _Keeper(training)
     trace = Trace()
@@ -171,10 +179,10 @@ def fit(
             model.train()
             total = 0.0
             for step, (roots, xs, adjs) in enumerate(
-                _steps(x, adj, split.train, training, model, rng["epoch"][epoch])
+                _steps(x, adj, split.train, training, model, rng["epoch"][epoch], scopes)
             ):
-                logits = model(xs, adjs)
-                logits = logits if adjs.hops else logits[roots]
+                pooling = training.sampler.pooling if training.sampler else "center"
+                logits = read(model(xs, adjs), adjs, roots, pooling)
                 loss = loss_of(graph.task, logits, y[roots])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -188,7 +196,7 @@ def fit(
                     f"training.lr is {training.lr}"
                 )
             if keeper.watches or on_epoch is not None:
-                figures.update(_validate(model, graph, x, adj))
+                figures.update(_validate(model, graph, x, adj, training, scopes))
             trace.history.append(figures)
             trace.epochs = epoch + 1
             if keeper.stop(model, figures) or (on_epoch and on_epoch(epoch, figures)):
@@ -228,10 +236,28 @@ def _optimizer(model: GNN, training: Training) -> torch.optim.Optimizer:
     return _OPTIMIZERS[training.optimizer](groups, lr=training.lr)  # type: ignore[call-arg]
 
 
+def _scopes(adj: Adj, split: Any, training: Training) -> tuple[Scopes, Scopes] | None:
+    """Subgraphs of training and validation nodes; they are the same in every epoch."""
+    if training.sampler is None:
+        return None
+    if training.fanouts is not None:
+        raise ValueError(
+            f"training.fanouts must be None with training.sampler, got {training.fanouts}"
+        )
+    sampler = training.sampler
+    return sampler.scopes(adj, split.train), sampler.scopes(adj, split.val)
+
+
 def _steps(
-    x: Tensor | Features, adj: Adj, train: Tensor, training: Training, model: GNN, rng: Rng
-) -> Any:
+    x: Tensor | Features, adj: Adj, train: Tensor, training: Training, model: GNN, rng: Rng,
+    scopes: tuple[Scopes, Scopes] | None,
+) -> Any:  # fmt: skip
     """(roots, features, adjacency) of each step of an epoch."""
+    if scopes is not None:
+        return (
+            (roots, take(x, nodes), batch)
+            for roots, nodes, batch in scopes[0].batches(training.batch_size or len(train), rng)
+        )
     if training.batch_size is None:
         return [(train, x, adj)]
     if model.layers is None or not model.capabilities.sampled:
@@ -265,13 +291,20 @@ def _release(
 
 
 @torch.no_grad()
-def _validate(model: GNN, graph: Graph, x: Tensor | Features, adj: Adj) -> dict[str, float]:
+def _validate(
+    model: GNN, graph: Graph, x: Tensor | Features, adj: Adj, training: Training,
+    scopes: tuple[Scopes, Scopes] | None,
+) -> dict[str, float]:  # fmt: skip
     assert graph.split is not None
     assert graph.y is not None
     if len(graph.split.val) == 0:
         return {}
     model.eval()
-    logits, y = model(x, adj)[graph.split.val], graph.y[graph.split.val]
+    y = graph.y[graph.split.val]
+    if scopes is None or training.sampler is None:
+        logits = model(x, adj)[graph.split.val]
+    else:
+        logits = training.sampler.answers(model, x, scopes[1])
     figures = {"val_loss": float(loss_of(graph.task, logits, y))}
     if graph.task != "regression":
         figures["val_accuracy"] = float((logits.argmax(1) == y).float().mean())

@@ -10,6 +10,7 @@ from graphsec.ops.adj import Adj, Block, edge_scores, edge_softmax, propagate
 from graphsec.ops.functions import edge_gather, edge_ratio, edge_sum, sddmm, spmm
 from graphsec.ops.linear import Features, dropout, linear
 from graphsec.ops.median import segment_median, soft_median
+from graphsec.ops.push import visited
 from graphsec.ops.structure import CSR, Pairs, compiled
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "segment_median",
     "soft_median",
     "spmm",
+    "visited",
 ]

@@ -153,7 +153,7 @@ class View:
         self._require(Access.QUERY_INPUT, "a query with own features or edges")
         mine = self._graph.x if x is None else x
         assert mine is not None
-        out = self._trained_victim.forward(mine, self._graph.adj if adj is None else adj)
+        out = self._trained_victim.answer(mine, self._graph.adj if adj is None else adj)
         return out if nodes is None else out[nodes]
 
     @torch.no_grad()
