@@ -78,12 +78,14 @@ class Shadow(Component):
     @torch.no_grad()
     def answers(self, model: Model, x: Tensor | Features, scopes: Scopes) -> Tensor:
         """(B, classes) logits of all roots, a few hundred at a time."""
+        if not len(scopes.roots):
+            return model(x, scopes.adj)[:0]
         parts = []
-        for index in torch.arange(len(scopes.roots)).split(_ANSWERED):
+        for index in torch.split(torch.arange(len(scopes.roots)), _ANSWERED):
             nodes, adj = scopes.batch(index)
             logits = model(take(x, nodes), adj)
             parts.append(read(logits, adj, scopes.roots[index], self.pooling))
-        return torch.cat(parts) if parts else model(x, scopes.adj)[:0]
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ class Scopes:
     def batches(self, size: int, rng: Rng) -> Iterator[tuple[Tensor, Tensor, Adj]]:
         """Shuffled batches of all roots: (roots, nodes of the copies, adjacency)."""
         order = torch.randperm(len(self.roots), generator=rng["order"].torch())
-        for part in order.split(size):
+        for part in torch.split(order, size):
             yield self.roots[part], *self.batch(part)
 
 

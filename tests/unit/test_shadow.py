@@ -17,7 +17,8 @@ from graphsec.predict import Predictor
 from graphsec.registry import SpecError
 from graphsec.rng import Rng
 from graphsec.sampling import Shadow, read, take
-from graphsec.testing import some_flips, tiny_graphs, x_of
+from graphsec.testing import some_flips, tiny_graphs
+from graphsec.testing.common import x_of
 from graphsec.train import Training
 
 GRAPHS = pytest.mark.parametrize("graph", tiny_graphs().values(), ids=list(tiny_graphs()))
@@ -30,7 +31,8 @@ def pagerank(graph: Graph, teleport: float) -> Tensor:
     a = torch.from_numpy(graph.to_scipy().toarray()).double()
     degree = a.sum(1, keepdim=True)
     walk = torch.where(degree > 0, a / degree.clamp(min=1e-12), torch.eye(len(a)).double())
-    return teleport * torch.linalg.inv(torch.eye(len(a)).double() - (1 - teleport) * walk)
+    inverse: Tensor = torch.linalg.inv(torch.eye(len(a)).double() - (1 - teleport) * walk)
+    return teleport * inverse
 
 
 @GRAPHS
@@ -69,10 +71,13 @@ def test_most_and_threshold_choose_the_best(graph: Graph, numba: bool) -> None:
 
 
 def test_walks_go_to_those_that_send() -> None:
+    """0 → 1 → 2: from the end one walk in five stops, and one in five of the rest; 0 keeps all."""
     graph = Graph.from_edges([[0, 1], [1, 2]], 3, directed=True)
-    _, nodes, _ = visited(graph.adj, torch.tensor([2]), most=3, threshold=0, teleport=0.2,
-                          epsilon=1e-6)  # fmt: skip
-    assert nodes.tolist() == [2, 1, 0]
+    limits: dict[str, Any] = {"most": 3, "threshold": 0, "teleport": 0.2, "epsilon": 1e-6}
+    indptr, nodes, scores = visited(graph.adj, torch.tensor([2, 0]), **limits)
+    assert nodes.tolist() == [2, 0, 1, 0]
+    assert indptr.tolist() == [0, 3, 4]
+    torch.testing.assert_close(scores, torch.tensor([0.2, 0.64, 0.16, 1.0]).double())
 
 
 @GRAPHS
@@ -195,12 +200,15 @@ def test_no_roots() -> None:
 
 
 def test_training_names_its_sampler() -> None:
-    assert Training(sampler="shadow").sampler == Shadow()
-    spec = Training(sampler={"name": "shadow", "nodes": 50}).spec()
-    assert spec["sampler"]["nodes"] == 50
+    def sampler(spec: Any) -> Any:
+        return Training(sampler=spec).sampler
+
+    assert sampler("shadow") == Shadow()
+    spec = Training(sampler=Shadow(nodes=50)).spec()
+    assert spec["sampler"] == Shadow(nodes=50).spec()
     spec.pop("name")
     assert Training(**spec).sampler == Shadow(nodes=50)
     with pytest.raises(SpecError, match=r"sampler.*no field 'node'; did you mean 'nodes'"):
-        Training(sampler={"name": "shadow", "node": 50})
+        sampler({"name": "shadow", "node": 50})
     with pytest.raises(ValueError, match=r"fanouts must be None with training.sampler"):
         victim(epochs=1, sampler="shadow", fanouts=(2, 2))
