@@ -17,6 +17,7 @@ from graphsec.models.base import GNN, Capabilities, Sizes, inputs
 from graphsec.ops import Adj, Features
 from graphsec.ranking import top_items
 from graphsec.registry import DEFENSES
+from graphsec.sampling import Shadow
 from graphsec.train import Recipe, Trace
 
 How = Literal["exact", "relaxed", "bypass"]
@@ -105,13 +106,34 @@ class Predictor:
     # -- answers ------------------------------------------------------------------------------
 
     def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
-        """Logits (n, classes), differentiable, with the defense's preprocessing inside."""
+        """Logits (n, classes), differentiable, with the defense's preprocessing inside.
+
+        Of the model on the whole graph: where it was trained on subgraphs (``sampler``) this is
+        what an attacker differentiates, and ``answer`` is what the predictor says.
+        """
         x, adj = self.sanitise(x, adj, self.how)
         out: Tensor = self.model(x, adj)
         return out
 
+    @property
+    def sampler(self) -> Shadow | None:
+        """What draws the subgraph on which a node is answered; None: the whole graph."""
+        return None if self.origin is None else self.origin.recipe.training.sampler
+
+    @torch.no_grad()
+    def answer(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        """Logits (n, classes) as the predictor gives them, on each node's subgraph if it has one.
+
+        The subgraphs are drawn from the sanitised adjacency that is asked about.
+        """
+        if self.sampler is None:
+            return self.forward(x, adj)
+        x, adj = self.sanitise(x, adj, self.how)
+        scopes = self.sampler.scopes(adj, torch.arange(adj.num_nodes))
+        return self.sampler.answers(self.model, x, scopes)
+
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
-        """Outputs of all layers, the logits last."""
+        """Outputs of all layers on the whole graph, the logits last."""
         x, adj = self.sanitise(x, adj, self.how)
         return self.model.hidden(x, adj)
 
@@ -123,7 +145,7 @@ class Predictor:
         """
         known = self._logits.get(graph)
         if known is None:
-            known = self.forward(inputs(graph), graph.adj)
+            known = self.answer(inputs(graph), graph.adj)
             self._logits[graph] = known
         return known if nodes is None else known[nodes]
 

@@ -11,21 +11,25 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PlainValidator
 from torch import Tensor
 
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, ModelSpec, inputs
 from graphsec.ops import Adj, Features
 from graphsec.ranking import BPR, Draw
-from graphsec.registry import MODELS, Component, Range
+from graphsec.registry import MODELS, SAMPLERS, Component, Range
 from graphsec.rng import Rng
-from graphsec.sampling import batches, take
+from graphsec.sampling import Scopes, Shadow, batches, read, take
 
 log = logging.getLogger(__name__)
 
 Step = Callable[[list[Tensor]], list[Tensor]]
 OnEpoch = Callable[[int, dict[str, float]], bool]
+
+
+def _sampler(spec: Any) -> Any:
+    return None if spec is None else SAMPLERS.build(spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class Training(Component):
         triples: How ranking draws an epoch: as many draws of a user, uniform over "users", and
             one of the user's items, as there are interactions (what LightGCN's code does, and
             what validation preferred here), or each of the "interactions" once.
+        sampler: "shadow", or its spec: the model is trained, validated and asked on a subgraph of
+            its own around each node; None on the whole graph, or on hops if there are batches.
         expose: Number of first steps whose gradient leaves the trainer (gradient leakage).
     """
 
@@ -67,6 +73,7 @@ class Training(Component):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     fanouts: tuple[int, ...] | None = None
     triples: Draw = "users"
+    sampler: Annotated[Shadow | None, PlainValidator(_sampler)] = None
     expose: Annotated[int, Field(ge=0)] = 0
 
 
@@ -219,13 +226,15 @@ class Labels:
         assert graph.split is not None
         self.model, self.training, self.x, self.adj = model, training, x, adj
         self.task, self.y, self.split = graph.task, graph.y, graph.split
+        self.scopes = _scopes(adj, graph.split, training)
 
     def losses(self, rng: Rng) -> Iterator[tuple[int, Tensor]]:
         """(roots, loss) of each step of an epoch."""
-        steps = _steps(self.x, self.adj, self.split.train, self.training, self.model, rng)
+        pooling = self.training.sampler.pooling if self.training.sampler else "center"
+        train = self.split.train
+        steps = _steps(self.x, self.adj, train, self.training, self.model, rng, self.scopes)
         for roots, xs, adjs in steps:
-            logits = self.model(xs, adjs)
-            logits = logits if adjs.hops else logits[roots]
+            logits = read(self.model(xs, adjs), adjs, roots, pooling)
             yield len(roots), loss_of(self.task, logits, self.y[roots])
 
     @torch.no_grad()
@@ -234,7 +243,11 @@ class Labels:
         if len(self.split.val) == 0:
             return {}
         self.model.eval()
-        logits, y = self.model(self.x, self.adj)[self.split.val], self.y[self.split.val]
+        y = self.y[self.split.val]
+        if self.scopes is None or self.training.sampler is None:
+            logits = self.model(self.x, self.adj)[self.split.val]
+        else:
+            logits = self.training.sampler.answers(self.model, self.x, self.scopes[1])
         figures = {"val_loss": float(loss_of(self.task, logits, y))}
         if self.task != "regression":
             figures["val_accuracy"] = float((logits.argmax(1) == y).float().mean())
@@ -260,6 +273,10 @@ def _check_ranking(graph: Graph, training: Training) -> None:
     if training.select not in ("last", "ndcg"):
         raise ValueError(
             f"training.select must be 'last' or 'ndcg' for ranking, got {training.select!r}"
+        )
+    if training.sampler is not None:
+        raise ValueError(
+            f"training.sampler must be None for ranking, got {training.sampler.name!r}"
         )
     pairs = graph.holdout is not None and graph.holdout.val.shape[1] > 0
     _check_validation(training, pairs, "holdout.val", graph)
@@ -290,10 +307,28 @@ def _optimizer(model: GNN, training: Training, ranking: bool) -> torch.optim.Opt
     return _OPTIMIZERS[training.optimizer](groups, lr=training.lr)  # type: ignore[call-arg]
 
 
+def _scopes(adj: Adj, split: Any, training: Training) -> tuple[Scopes, Scopes] | None:
+    """Subgraphs of training and validation nodes; they are the same in every epoch."""
+    if training.sampler is None:
+        return None
+    if training.fanouts is not None:
+        raise ValueError(
+            f"training.fanouts must be None with training.sampler, got {training.fanouts}"
+        )
+    sampler = training.sampler
+    return sampler.scopes(adj, split.train), sampler.scopes(adj, split.val)
+
+
 def _steps(
-    x: Tensor | Features, adj: Adj, train: Tensor, training: Training, model: GNN, rng: Rng
-) -> Any:
+    x: Tensor | Features, adj: Adj, train: Tensor, training: Training, model: GNN, rng: Rng,
+    scopes: tuple[Scopes, Scopes] | None,
+) -> Any:  # fmt: skip
     """(roots, features, adjacency) of each step of an epoch."""
+    if scopes is not None:
+        return (
+            (roots, take(x, nodes), batch)
+            for roots, nodes, batch in scopes[0].batches(training.batch_size or len(train), rng)
+        )
     if training.batch_size is None:
         return [(train, x, adj)]
     if model.layers is None or not model.capabilities.sampled:

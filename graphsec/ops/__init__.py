@@ -11,6 +11,7 @@ from graphsec.ops.functions import edge_gather, edge_ratio, edge_sum, sddmm, spm
 from graphsec.ops.linear import Features, dropout, linear
 from graphsec.ops.median import segment_median, soft_median
 from graphsec.ops.pagerank import personalized_pagerank
+from graphsec.ops.push import visited
 from graphsec.ops.structure import CSR, Pairs, compiled
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "segment_median",
     "soft_median",
     "spmm",
+    "visited",
 ]

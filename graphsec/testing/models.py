@@ -19,7 +19,7 @@ from graphsec.models.base import GNN, ModelSpec, Sizes
 from graphsec.ops import CSR, Adj
 from graphsec.registry import MODELS
 from graphsec.rng import Rng
-from graphsec.sampling import sample, take
+from graphsec.sampling import Shadow, sample, take
 from graphsec.testing.common import Contract, any_dataset, disturb, same, some_flips, x_of
 from graphsec.train import Recipe
 
@@ -134,6 +134,18 @@ class ModelContract(Contract):
                 )
                 out = model(take(x_of(graph), nodes), adj)
                 torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-5)
+
+    def test_whole_scopes_are_full_batch(self, graph: Graph) -> None:
+        """On a subgraph that holds all that its layers reach, each root's logits are the same."""
+        self._skip_without("sampled")
+        model, roots = self._build(graph), torch.tensor([0, 7, 3, 21])
+        if model.layers is None:
+            raise SkipTest("has no fixed number of layers")
+        shadow = Shadow(hops=model.layers)
+        out = shadow.answers(model, x_of(graph), shadow.scopes(graph.adj, roots))
+        with torch.no_grad():
+            wanted = model(x_of(graph), graph.adj)[roots]
+        torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-5)
 
     def test_edge_gradient(self, graph: Graph) -> None:
         """Gradients in edge weights and candidate pairs agree with finite differences."""

@@ -153,7 +153,7 @@ class View:
             return self._trained_victim.logits(self._graph, nodes)
         self._require(Access.QUERY_INPUT, "a query with own features or edges")
         mine = inputs(self._graph) if x is None else x
-        out = self._trained_victim.forward(mine, self._graph.adj if adj is None else adj)
+        out = self._trained_victim.answer(mine, self._graph.adj if adj is None else adj)
         return out if nodes is None else out[nodes]
 
     @torch.no_grad()

@@ -83,15 +83,21 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Entries kept for each of ``nodes``, and the position of the node each belongs to."""
     counts = indptr[nodes + 1] - indptr[nodes]
-    starts = np.concatenate([[0], counts.cumsum()])
-    row = np.repeat(np.arange(len(nodes)), counts)
-    rank = np.arange(starts[-1]) - starts[row]
-    entry = indptr[nodes][row] + rank
+    entry, row = entries_of(indptr, nodes)
+    rank = entry - indptr[nodes][row]
     if fanout < 0 or not (counts > fanout).any():
         return entry, row
     order = np.lexsort((generator.random(len(entry)), row))
     keep = np.sort(order[rank < fanout])
     return entry[keep], row[keep]
+
+
+def entries_of(indptr: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All entries of the rows ``nodes``, and the position of the node each belongs to."""
+    counts = indptr[nodes + 1] - indptr[nodes]
+    row = np.repeat(np.arange(len(nodes)), counts)
+    first = np.concatenate([[0], counts.cumsum()])[:-1]
+    return np.arange(len(row)) + (indptr[nodes] - first)[row], row
 
 
 def batches(
