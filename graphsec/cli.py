@@ -23,7 +23,7 @@ data = typer.Typer(help="Data sets: what there is, and where it is kept.", no_ar
 app.add_typer(data, name="data")
 
 STORE = "sqlite:///runs.db"
-KINDS = ("attacks", "defenses", "models", "datasets", "games", "recipes")
+KINDS = ("attacks", "defenses", "models", "datasets", "games", "samplers", "recipes")
 StoreOption = Annotated[str, typer.Option("--store", help="URL of the store, or a file's path.")]
 
 
@@ -76,7 +76,7 @@ def _options(
 def ls(
     kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}; default: names of all.")] = "",
 ) -> None:
-    """List attacks, defenses, models, data sets, games and recipes, with what they take."""
+    """List components and recipes, with what they take."""
     from graphsec.registry import did_you_mean
 
     console = _console()

@@ -14,6 +14,7 @@ from graphsec.registry import (
     DEFENSES,
     GAMES,
     MODELS,
+    SAMPLERS,
     Component,
     Range,
     Registry,
@@ -32,6 +33,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "model": MODELS,
     "dataset": DATASETS,
     "game": GAMES,
+    "sampler": SAMPLERS,
 }
 
 

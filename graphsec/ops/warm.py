@@ -15,6 +15,7 @@ from graphsec.graph import Graph
 from graphsec.ops.adj import edge_scores, edge_softmax, propagate
 from graphsec.ops.linear import linear
 from graphsec.ops.median import soft_median
+from graphsec.ops.push import visited
 from graphsec.ops.similarity import pair_similarity
 
 
@@ -36,6 +37,8 @@ def warm() -> None:
     total = total + propagate(replace(merged, weight=attention), heads).sum()
     total.backward()  # type: ignore[no-untyped-call]
     pair_similarity(graph.x, pairs, "jaccard")
+    for one in (graph.adj, replace(graph.adj, weight=torch.ones(graph.adj.csr.nnz))):
+        visited(one, pairs[0], most=2, threshold=0.01, teleport=0.15, epsilon=1e-6)
 
 
 if __name__ == "__main__":
