@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from graphsec.models import gat, gcn, mlp, sage, sgc
+from graphsec.models import energy, gat, gcn, gsdgnn, ignn, mlp, sage, sgc
 from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, build
 
-__all__ = ["GNN", "Capabilities", "ModelSpec", "Sizes", "build", "gat", "gcn", "mlp", "sage", "sgc"]
+__all__ = [
+    "GNN", "Capabilities", "ModelSpec", "Sizes", "build", "energy", "gat", "gcn", "gsdgnn", "ignn",
+    "mlp", "sage", "sgc",
+]  # fmt: skip
