@@ -119,7 +119,7 @@ class Problem:
         raise NotImplementedError
 
     def invert(self, product: Linear, right: Tensor) -> Tensor:
-        """Solve product(v) = right for v, where product is the residual's Jacobian or its transpose."""
+        """Solve product(v) = right; product is the residual's Jacobian or its transpose."""
         raise NotImplementedError
 
     def origin(self, tensors: Sequence[Tensor]) -> Tensor:
