@@ -264,7 +264,12 @@ def _pullback(
         pulled: tuple[Tensor, ...] = torch.func.vjp(f, *primals)[1](v)
         return pulled
     with torch.enable_grad():
-        points = [p if create and p.requires_grad else p.detach().requires_grad_() for p in primals]
+        # Aliases, as a state that f closes over may itself have come from the primals: only the
+        # direct dependence is wanted here, not the way through the solver.
+        points = [
+            p.view_as(p) if create and p.requires_grad else p.detach().requires_grad_()
+            for p in primals
+        ]
         return torch.autograd.grad(
             f(*points), points, v, create_graph=create, allow_unused=True, materialize_grads=True
         )
