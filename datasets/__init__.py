@@ -24,6 +24,7 @@ from graphsec.datasets import (
     splits,
     synthetic,
     tables,
+    tasks,
 )
 from graphsec.datasets.base import Dataset
 from graphsec.datasets.cache import (
@@ -56,6 +57,7 @@ __all__ = [
     "splits",
     "synthetic",
     "tables",
+    "tasks",
     "where",
 ]
 

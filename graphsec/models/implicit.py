@@ -126,6 +126,10 @@ class Problem:
         """The state that solving starts from: zero."""
         return tensors[0].new_zeros(self.csr.num_rows, self.width)
 
+    def rate(self, tensors: Sequence[Tensor]) -> float:
+        """Step h ← h − rate · residual that converges on stale states, too."""
+        return 1.0
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FixedPoint(Problem):
@@ -221,6 +225,24 @@ class Minimum(Problem):
             return torch.autograd.grad(gradient, point, v, retain_graph=True)[0]
 
         return float(gradient.norm()), product, gradient.detach()
+
+    def rate(self, tensors: Sequence[Tensor]) -> float:
+        """1 / (4 L), L the largest curvature at the start and at the minimum.
+
+        A quarter, because with the schedules of ``hogwild`` a gradient is a few updates old.
+        """
+        start = self.origin(tensors)
+        return 1 / (4 * max(self._curvature(h, tensors) for h in (start, self.solve(tensors))))
+
+    def _curvature(self, h: Tensor, tensors: Sequence[Tensor]) -> float:
+        """Largest eigenvalue of the Hessian at h, by power iteration."""
+        product = self._linearised(h, tensors)[1]
+        v = torch.arange(1.0, h.numel() + 1, dtype=h.dtype).cos().view_as(h)
+        largest = 0.0
+        for _ in range(30):
+            v = product(v / v.norm())
+            largest = float(v.norm())
+        return largest
 
     def invert(self, product: Linear, right: Tensor) -> Tensor:
         """Conjugate gradients: the Hessian is symmetric and positive definite."""
