@@ -18,6 +18,10 @@ from graphsec.registry import MODELS, Range
 
 Variant = Literal["node", "edge", "attention"]
 
+# What features set: biases of messages at the sending and receiving end, of the two layers of u,
+# and the linear term.
+CONTEXT = ("sent", "received", "first", "second", "drive")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Energy(Minimum):
@@ -61,16 +65,8 @@ class EnergyGNN(Implicit):
         d, width, message = spec.state, spec.width, spec.message
         self.encode = nn.ParameterList([glorot(sizes.features, spec.hidden)])
         self.encode_bias = nn.Parameter(torch.zeros(spec.hidden))
-        # Features → biases of both networks and the linear term.
-        self.context = nn.ParameterDict(
-            {
-                "sent": glorot(spec.hidden, width),
-                "received": glorot(spec.hidden, width),
-                "first": glorot(spec.hidden, width),
-                "second": glorot(spec.hidden, width),
-                "drive": glorot(spec.hidden, d),
-            }
-        )
+        ends = {name: d if name == "drive" else width for name in CONTEXT}
+        self.context = nn.ParameterDict({k: glorot(spec.hidden, w) for k, w in ends.items()})
         self.send, self.receive = glorot(d, width), glorot(d, width)
         self.first, self.second = glorot(d, width), glorot(d, width)
         # These pass through softplus: all about 1 / fan-in at first.
@@ -89,7 +85,7 @@ class EnergyGNN(Implicit):
         u = torch.relu(u)
         dropped = dropout(u, spec.dropout, self.training)
         assert isinstance(dropped, Tensor)
-        context = {name: dropped @ weight for name, weight in self.context.items()}
+        context = [dropped @ self.context[name] for name in CONTEXT]
         normalization = None if spec.normalize == "none" else spec.normalize
         operator = adj.normalized(normalization, self_loops=False).merged()
         weight = operator.weight
@@ -101,7 +97,7 @@ class EnergyGNN(Implicit):
             edgewise=spec.variant != "node",
         )  # fmt: skip
         return problem, [
-            weight, *context.values(), self.send, self.receive, self.message, self.first,
+            weight, *context, self.send, self.receive, self.message, self.first,
             self.first_m, self.second_z, self.second, self.second_m, self.out.squeeze(1),
         ]  # fmt: skip
 
@@ -155,7 +151,7 @@ class EnergySpec(ModelSpec):
     beta: Annotated[float, Field(gt=0, le=1e3), Range(0.1, 10, log=True)] = 1.0
     normalize: Literal["sym", "row", "none"] = "sym"
     dropout: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.5
-    tolerance: Annotated[float, Field(gt=0, le=1e-5)] = 1e-7
+    tolerance: Annotated[float, Field(gt=0, le=1e-5)] = 1e-6
 
     def build(self, sizes: Sizes) -> GNN:
         """A freshly initialised energy GNN."""

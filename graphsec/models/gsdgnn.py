@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -11,16 +11,29 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, glorot
-from graphsec.models.implicit import FixedPoint, Implicit, Problem
-from graphsec.ops import Adj, Features, dropout, linear, propagate
+from graphsec.models.implicit import (
+    FixedPoint,
+    Implicit,
+    Linear,
+    Problem,
+    conjugate_gradients,
+    transformed,
+)
+from graphsec.ops import CSR, Adj, Features, dropout, linear, propagate, spmm
 from graphsec.registry import MODELS, Range
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Denoised(FixedPoint):
-    """F = (f(X) + λ Â F) / (1 + λ): where the gradient of the objective vanishes."""
+    """F = (f(X) + λ Â F) / (1 + λ): where the gradient of the objective vanishes.
+
+    Attributes:
+        smoothness: λ.
+        symmetric: Whether Â is, so that conjugate gradients may solve what is linear anyway.
+    """
 
     smoothness: float
+    symmetric: bool
 
     def local(self, own: Tensor, view: Tensor, *tensors: Tensor) -> tuple[Tensor, None]:
         """F_i less what its signal and its neighbours say; nothing is computed for others."""
@@ -33,6 +46,25 @@ class Denoised(FixedPoint):
         signal, operator = tensors
         near = propagate(Adj(csr=self.csr, weight=operator, final=True), h)
         return h - (signal + self.smoothness * near) / (1 + self.smoothness)
+
+    def solve(self, tensors: Sequence[Tensor], start: Tensor | None = None) -> Tensor:
+        """One linear solve; where Â is not symmetric, iteration."""
+        if not self.symmetric:
+            return super().solve(tensors, start)
+        signal, operator = tensors
+        still = torch.zeros_like(signal)
+
+        def product(v: Tensor) -> Tensor:
+            return self.residual(v, still, operator)
+
+        h = still if start is None else start
+        return h - self.invert(product, self.residual(h, signal, operator))
+
+    def invert(self, product: Linear, right: Tensor) -> Tensor:
+        """By conjugate gradients or, where Â is not symmetric, iteration."""
+        if not self.symmetric:
+            return super().invert(product, right)
+        return conjugate_gradients(product, right, self.tolerance * 1e-4)
 
 
 class GSDGNN(Implicit):
@@ -58,12 +90,22 @@ class GSDGNN(Implicit):
         problem = Denoised(
             csr=operator.csr, width=self.outputs, tolerance=spec.tolerance,
             iterations=spec.iterations, smoothness=spec.smoothness,
+            symmetric=_symmetric(operator.csr, operator.weight),
         )  # fmt: skip
         return problem, [signal, operator.weight]
 
     def readout(self, h: Tensor) -> Tensor:
         """The signal itself."""
         return h.to(self.weight[0].dtype)
+
+
+def _symmetric(csr: CSR, weight: Tensor) -> bool:
+    """Whether a matrix and its transpose send a vector to the same place."""
+    if transformed():  # numbers can't be looked at there
+        return False
+    w = weight.detach().double().unsqueeze(1)
+    v = torch.arange(1.0, csr.num_cols + 1, dtype=w.dtype).cos().view(-1, 1, 1)
+    return torch.allclose(spmm(csr, w, v), spmm(csr.T, w, v), rtol=1e-6, atol=1e-7)
 
 
 @MODELS.register("gsdgnn")

@@ -224,7 +224,7 @@ class Minimum(Problem):
         def product(v: Tensor) -> Tensor:
             return torch.autograd.grad(gradient, point, v, retain_graph=True)[0]
 
-        return float(gradient.norm()), product, gradient.detach()
+        return float(gradient.detach().norm()), product, gradient.detach()
 
     def rate(self, tensors: Sequence[Tensor]) -> float:
         """1 / (4 L), L the largest curvature at the start and at the minimum.
@@ -246,7 +246,7 @@ class Minimum(Problem):
 
     def invert(self, product: Linear, right: Tensor) -> Tensor:
         """Conjugate gradients: the Hessian is symmetric and positive definite."""
-        return conjugate_gradients(product, right, 1e-10)
+        return conjugate_gradients(product, right, 1e-9)
 
 
 def conjugate_gradients(product: Linear, right: Tensor, relative: float) -> Tensor:

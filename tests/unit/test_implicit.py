@@ -79,11 +79,13 @@ def test_implicit_gradients_agree_with_unrolled_ones(spec: Any) -> None:
     rate = 4 * problem.rate([t.detach() for t in tensors])
     rate = min(rate, 1.0)
     h = problem.origin(tensors)
-    for _ in range(600):
+    for _ in range(400):
         h = h - rate * problem.residual(h, *leaves)
-    unrolled = torch.autograd.grad((h * direction).sum(), leaves)
+    # Messages of the node energy do not depend on the receiver.
+    unused = {"allow_unused": True, "materialize_grads": True}
+    unrolled = torch.autograd.grad((h * direction).sum(), leaves, **unused)
     state = solution(problem, leaves)
-    implicit = torch.autograd.grad((state * direction).sum(), leaves)
+    implicit = torch.autograd.grad((state * direction).sum(), leaves, **unused)
     torch.testing.assert_close(state, h, rtol=1e-6, atol=1e-7)
     for one, other in zip(implicit, unrolled, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
