@@ -94,14 +94,12 @@ class Hogwild(Component):
         """
         if adj.block is not None:
             raise ValueError("adj must be without candidate pairs to be run asynchronously")
-        model = victim
         if isinstance(victim, Predictor):
             x, adj = victim.sanitise(x, adj, victim.how)
-            model = victim.model
-        model.eval()
+        model = (victim.model if isinstance(victim, Predictor) else victim).eval()
         if isinstance(model, Implicit):
             return self._settled(model, x, adj, rng)
-        if not isinstance(model, GNN) or model.layers is None or not model.capabilities.sampled:
+        if model.layers is None or not model.capabilities.sampled:
             raise TypeError(f"{type(model).__name__} has no layers that nodes could run alone")
         return self._layered(model, x, adj, rng)
 
@@ -253,6 +251,7 @@ class _Clock:
         return torch.where(self.loops, 0, ages)
 
 
+@torch.no_grad()
 def change(answer: Tensor, synchronous: Tensor) -> float:
     """‖answer − synchronous‖ / ‖synchronous‖ over all nodes (n, outputs)."""
     return float((answer - synchronous).norm() / synchronous.norm().clamp(min=1e-300))

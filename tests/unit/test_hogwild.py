@@ -109,7 +109,7 @@ def test_a_layered_node_uses_what_it_has() -> None:
     found = set()
     for seed in range(40):
         answer = Hogwild(delay=6).run(model, graph.x, graph.adj, Rng(seed))
-        found |= set(answer.logits[:, 0].tolist())
+        found |= {round(float(value), 4) for value in answer.logits[:, 0]}
     assert found == {1.0, 1.5, 2.0}
 
 

@@ -82,7 +82,7 @@ def test_implicit_gradients_agree_with_unrolled_ones(spec: Any) -> None:
     for _ in range(400):
         h = h - rate * problem.residual(h, *leaves)
     # Messages of the node energy do not depend on the receiver.
-    unused = {"allow_unused": True, "materialize_grads": True}
+    unused: Any = {"allow_unused": True, "materialize_grads": True}
     unrolled = torch.autograd.grad((h * direction).sum(), leaves, **unused)
     state = solution(problem, leaves)
     implicit = torch.autograd.grad((state * direction).sum(), leaves, **unused)
