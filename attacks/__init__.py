@@ -8,6 +8,7 @@ if __name__ != "graphsec.attacks":
 from graphsec.attacks import none
 from graphsec.attacks.adversarial import dice, prbcd, random
 from graphsec.attacks.base import Attack
+from graphsec.attacks.inference import hogwild
 from graphsec.attacks.links import stealing
 
-__all__ = ["Attack", "dice", "none", "prbcd", "random", "stealing"]
+__all__ = ["Attack", "dice", "hogwild", "none", "prbcd", "random", "stealing"]

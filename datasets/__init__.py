@@ -25,6 +25,7 @@ from graphsec.datasets import (
     splits,
     synthetic,
     tables,
+    tasks,
 )
 from graphsec.datasets.base import Dataset
 from graphsec.datasets.cache import (
@@ -58,6 +59,7 @@ __all__ = [
     "splits",
     "synthetic",
     "tables",
+    "tasks",
     "where",
 ]
 

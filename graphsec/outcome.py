@@ -57,6 +57,17 @@ class Perturbation(Outcome):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Answers(Outcome):
+    """What the victim answered about the unchanged graph, under conditions that the attack set.
+
+    Attributes:
+        logits: (n, outputs), finite.
+    """
+
+    logits: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LinkScores(Outcome):
     """How likely each pair is an edge.
 

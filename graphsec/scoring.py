@@ -17,7 +17,7 @@ from graphsec.metrics import (
     recommendation_metrics,
     roc_curve,
 )
-from graphsec.outcome import LinkScores, MemberScores, Outcome, Perturbation
+from graphsec.outcome import Answers, LinkScores, MemberScores, Outcome, Perturbation
 from graphsec.predict import Predictor
 
 
@@ -48,6 +48,8 @@ def score(
         numbers["accuracy_drop"] = Metric(clean - attacked, False, -1, 1, "loss of accuracy")
         flips = float(outcome.flips.shape[1])
         numbers["flips"] = Metric(flips, False, 0, float("inf"), "edges flipped")
+    if isinstance(outcome, Answers):
+        numbers.update(_under_conditions(outcome, graph, predictor, nodes, numbers))
     if isinstance(outcome, LinkScores | MemberScores):
         if secret is None:
             raise ValueError("scoring links or members needs the game's secret")
@@ -55,6 +57,33 @@ def score(
         if not torch.equal(asked, secret.question):
             raise ValueError("the outcome must answer the secret's question, in its order")
         numbers.update(ranking_metrics(outcome.scores, secret.answer))
+    return numbers
+
+
+def _under_conditions(
+    outcome: Answers,
+    graph: Graph,
+    predictor: Predictor,
+    nodes: torch.Tensor | None,
+    clean: dict[str, Metric],
+) -> dict[str, Metric]:
+    """What the answers given are worth, and how far they are from those that should be given."""
+    if nodes is None:
+        nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)
+    wanted, given = predictor.logits(graph), outcome.logits
+    size = float(wanted.norm())
+    far = float((given - wanted).norm()) / size if size else float((given - wanted).norm())
+    numbers = {"answer_change": Metric(far, False, 0, float("inf"), "relative change of answers")}
+    if graph.y is None or len(nodes) == 0:
+        return numbers
+    if graph.task == "regression":
+        value = r_squared(given[nodes].squeeze(-1), graph.y[nodes])
+        numbers["attacked_r_squared"] = Metric(value, True, float("-inf"), 1, "R² under attack")
+    elif graph.task == "classification":
+        value = accuracy(given[nodes].argmax(1), graph.y[nodes])
+        drop = clean["accuracy"].value - value
+        numbers["attacked_accuracy"] = Metric(value, True, 0, 1, "accuracy under attack")
+        numbers["accuracy_drop"] = Metric(drop, False, -1, 1, "loss of accuracy")
     return numbers
 
 

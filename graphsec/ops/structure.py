@@ -175,7 +175,8 @@ class CSR:
         out = h.new_empty(self.num_rows, heads, width)
         indptr, indices = self.indptr.numpy(), self.indices.numpy()
         eid = None if self.eid is None or w is None else self.eid.numpy()
-        flat, target = array(h).reshape(len(h), -1), out.numpy().reshape(len(out), -1)
+        across = heads * width  # not −1: there may be no rows to infer it from
+        flat, target = array(h).reshape(len(h), across), out.numpy().reshape(len(out), across)
         if w is None or heads == 1:
             values = None if w is None else array(w).reshape(-1)
             kernels.spmm_flat(indptr, indices, eid, values, flat, target)
@@ -205,7 +206,8 @@ class CSR:
         out = a.new_empty(self.nnz, a.shape[1])
         eid = None if self.eid is None else self.eid.numpy()
         indptr, indices = self.indptr.numpy(), self.indices.numpy()
-        left, right = array(a).reshape(len(a), -1), array(b).reshape(len(b), -1)
+        across = a.shape[1:].numel()
+        left, right = array(a).reshape(len(a), across), array(b).reshape(len(b), across)
         if a.shape[1] == 1:
             kernels.sddmm_flat(indptr, indices, eid, left, right, out.numpy().reshape(-1))
         else:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from graphsec.graph import Graph
-from graphsec.outcome import LinkScores, MemberScores, Outcome, Perturbation
+from graphsec.outcome import Answers, LinkScores, MemberScores, Outcome, Perturbation
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import Component, SpecError
 from graphsec.rng import Rng
@@ -145,6 +145,14 @@ class Threat(Component):
             self._check_features(outcome, graph)
             if self.budget.utility_drop is not None and before is not None:
                 self._check_utility(outcome, graph, before, after or before)
+        elif isinstance(outcome, Answers):
+            if not torch.isfinite(outcome.logits).all():
+                raise ValueError("answers must be finite, found NaN or infinity")
+            if outcome.logits.dim() != 2 or len(outcome.logits) != graph.num_nodes:
+                raise ValueError(
+                    f"answers must have one row for each of the {graph.num_nodes} nodes, "
+                    f"found shape {tuple(outcome.logits.shape)}"
+                )
         elif isinstance(outcome, LinkScores | MemberScores):
             asked = outcome.pairs if isinstance(outcome, LinkScores) else outcome.nodes
             if not torch.isfinite(outcome.scores).all():

@@ -1,0 +1,454 @@
+"""Layers that are defined by an equation: solved for their state, differentiated implicitly.
+
+A problem says what must vanish, ``residual(h, *tensors) = 0``; ``solution`` gives the state h* and
+its derivatives in every tensor, by the implicit function theorem, to any order. Solving happens
+in float64, so that residuals far below float32's rounding can be reached.
+"""
+
+# torch types the methods of autograd.Function as Any.
+# mypy: disable-error-code="no-untyped-call, override, no-any-return"
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from graphsec.models.base import GNN
+from graphsec.ops import CSR, Adj, Features, spmm
+
+log = logging.getLogger(__name__)
+
+Linear = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """The entries of a sparsity pattern: who looks at whom.
+
+    Attributes:
+        csr: The pattern; row = receiving node, column = the node it looks at.
+    """
+
+    csr: CSR
+
+    @staticmethod
+    def of(csr: CSR) -> Entries:
+        """Entries of a pattern; the same pattern gives the same entries."""
+        made: Entries = csr.__dict__.setdefault("_entries", Entries(csr))
+        return made
+
+    @cached_property
+    def _looks(self) -> CSR:
+        each = torch.arange(self.csr.nnz + 1, device=self.csr.indptr.device)
+        return CSR(each, self.csr.coo[1], self.csr.num_cols)
+
+    @cached_property
+    def _belongs(self) -> CSR:
+        each = torch.arange(self.csr.nnz, device=self.csr.indptr.device)
+        return CSR(self.csr.indptr, each, self.csr.nnz)
+
+    def view(self, h: Tensor) -> Tensor:
+        """The column's row of h (n, d) at each entry: (entries, d)."""
+        return _product(self._looks, h)
+
+    def own(self, h: Tensor) -> Tensor:
+        """The row's row of h (n, d) at each entry: (entries, d)."""
+        return _product(self._belongs.T, h)
+
+    def to_rows(self, e: Tensor) -> Tensor:
+        """Σ of e (entries, d) over each row: (n, d)."""
+        return _product(self._belongs, e)
+
+    def to_columns(self, e: Tensor) -> Tensor:
+        """Σ of e (entries, d) over each column: (n, d)."""
+        return _product(self._looks.T, e)
+
+
+def _product(pattern: CSR, h: Tensor) -> Tensor:
+    return spmm(pattern, None, h.unsqueeze(1)).squeeze(1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
+    """An equation for the states of all nodes, local to each node and its neighbours.
+
+    Attributes:
+        csr: Who looks at whom.
+        width: Width of a state.
+        tolerance: Norm of the residual at which solving stops.
+        iterations: Most iterations.
+    """
+
+    csr: CSR
+    width: int
+    tolerance: float = 1e-8
+    iterations: int = 300
+
+    @property
+    def entries(self) -> Entries:
+        """The entries of the pattern."""
+        return Entries.of(self.csr)
+
+    def local(self, own: Tensor, view: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What each node computes from its own state and what it sees of its neighbours.
+
+        Args:
+            own: (n, d) states.
+            view: (entries, d) what the row's node sees of the column's.
+            *tensors: Whatever the equation depends on.
+
+        Returns:
+            The node's part of the residual (n, d), and at each entry the part that the row's
+            node finds for the column's (entries, d) and must send there, None if there is none.
+        """
+        raise NotImplementedError
+
+    def residual(self, h: Tensor, *tensors: Tensor) -> Tensor:
+        """What vanishes at the solution: (n, d); differentiable in h and the tensors."""
+        own, sent = self.local(h, self.entries.view(h), *tensors)
+        return own if sent is None else own + self.entries.to_columns(sent)
+
+    def solve(self, tensors: Sequence[Tensor], start: Tensor | None = None) -> Tensor:
+        """The state at which the residual vanishes, without gradient."""
+        raise NotImplementedError
+
+    def invert(self, product: Linear, right: Tensor) -> Tensor:
+        """Solve product(v) = right; product is the residual's Jacobian or its transpose."""
+        raise NotImplementedError
+
+    def origin(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The state that solving starts from: zero."""
+        return tensors[0].new_zeros(self.csr.num_rows, self.width)
+
+    def rate(self, tensors: Sequence[Tensor]) -> float:
+        """Step h ← h − rate · residual that converges on stale states, too."""
+        return 1.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FixedPoint(Problem):
+    """h = f(h): the residual is h − f(h), and f contracts."""
+
+    def solve(self, tensors: Sequence[Tensor], start: Tensor | None = None) -> Tensor:
+        """Iterate h ← f(h)."""
+        h = self.origin(tensors) if start is None else start
+        for _ in range(self.iterations):
+            change = self.residual(h, *tensors)
+            h = h - change
+            if float(change.norm()) <= self.tolerance:
+                return h
+        log.debug("no fixed point within %d iterations", self.iterations)
+        return h
+
+    def invert(self, product: Linear, right: Tensor) -> Tensor:
+        """Iterate v ← v + (right − product(v)), as the solution itself is found."""
+        v = right
+        for _ in range(self.iterations):
+            change = right - product(v)
+            v = v + change
+            if float(change.norm()) <= self.tolerance * (1 + float(right.norm())):
+                break
+        return v
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Minimum(Problem):
+    """The minimum of a strongly convex energy E = Σ e_i: the residual is its gradient.
+
+    Attributes:
+        iterations: Most Newton steps.
+    """
+
+    iterations: int = 50
+
+    def energy(self, own: Tensor, view: Tensor, *tensors: Tensor) -> Tensor:
+        """(n,) energy e_i of each node, from its own state and what it sees of others."""
+        raise NotImplementedError
+
+    def local(self, own: Tensor, view: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """∂e_i/∂h_i, and the gradient messages ∂e_i/∂h_j."""
+        own, view = own.detach().requires_grad_(), view.detach().requires_grad_()
+        with torch.enable_grad():
+            total = self.energy(own, view, *tensors).sum()
+            first, second = torch.autograd.grad(total, (own, view))
+        return first, second
+
+    def residual(self, h: Tensor, *tensors: Tensor) -> Tensor:
+        """∇E, differentiable in h and the tensors."""
+
+        def total(h: Tensor) -> Tensor:
+            return self.energy(h, self.entries.view(h), *tensors).sum()
+
+        if transformed():
+            return torch.func.grad(total)(h)
+        with torch.enable_grad():
+            point = h if h.requires_grad else h.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(total(point), point, create_graph=True)
+        return gradient
+
+    def solve(self, tensors: Sequence[Tensor], start: Tensor | None = None) -> Tensor:
+        """Newton's method; each step by conjugate gradients, halved until the gradient shrinks.
+
+        One step more is made after the tolerance is met: it costs little and squares the error.
+        """
+        h = self.origin(tensors) if start is None else start
+        norm, product, gradient = self._linearised(h, tensors)
+        for _ in range(self.iterations):
+            last = norm <= self.tolerance
+            forcing = 1e-6 if last else min(0.1, norm**0.5)
+            step = conjugate_gradients(product, -gradient, forcing)
+            rate, before = 1.0, norm
+            while True:
+                norm, product, gradient = self._linearised(h + rate * step, tensors)
+                if norm <= (1 - 1e-4 * rate) * before or rate < 1e-6:
+                    break
+                rate /= 2
+            if norm < before:
+                h = h + rate * step
+            if last or norm >= before:
+                return h
+        log.debug("gradient norm %.2g after %d Newton steps", norm, self.iterations)
+        return h
+
+    def _linearised(self, h: Tensor, tensors: Sequence[Tensor]) -> tuple[float, Linear, Tensor]:
+        """Norm of the gradient at h, the Hessian–vector product there, and the gradient."""
+        point = h.detach().requires_grad_()
+        gradient = self.residual(point, *tensors)
+
+        def product(v: Tensor) -> Tensor:
+            return torch.autograd.grad(gradient, point, v, retain_graph=True)[0]
+
+        return float(gradient.detach().norm()), product, gradient.detach()
+
+    def rate(self, tensors: Sequence[Tensor]) -> float:
+        """1 / (4 L), L the largest curvature at the start and at the minimum.
+
+        A quarter, because with the schedules of ``hogwild`` a gradient is a few updates old.
+        """
+        start = self.origin(tensors)
+        return 1 / (4 * max(self._curvature(h, tensors) for h in (start, self.solve(tensors))))
+
+    def _curvature(self, h: Tensor, tensors: Sequence[Tensor]) -> float:
+        """Largest eigenvalue of the Hessian at h, by power iteration."""
+        product = self._linearised(h, tensors)[1]
+        v = torch.arange(1.0, h.numel() + 1, dtype=h.dtype).cos().view_as(h)
+        largest = 0.0
+        for _ in range(30):
+            v = product(v / v.norm())
+            largest = float(v.norm())
+        return largest
+
+    def invert(self, product: Linear, right: Tensor) -> Tensor:
+        """Conjugate gradients: the Hessian is symmetric and positive definite."""
+        return conjugate_gradients(product, right, 1e-9)
+
+
+def conjugate_gradients(product: Linear, right: Tensor, relative: float) -> Tensor:
+    """Solve product(x) = right for x, with a symmetric positive definite product.
+
+    Args:
+        product: Matrix–vector product.
+        right: Right-hand side, of any shape.
+        relative: Norm of the residual over that of the right-hand side at which to stop.
+    """
+    x, r = torch.zeros_like(right), right
+    p, square = r, float(r.square().sum())
+    goal = square * relative**2
+    for _ in range(min(right.numel(), 1000)):
+        if square <= goal or square == 0:
+            break
+        q = product(p)
+        curvature = float((p * q).sum())
+        if curvature <= 0:  # rounding, at the very end
+            break
+        x, r = x + square / curvature * p, r - square / curvature * q
+        square, previous = float(r.square().sum()), square
+        p = r + square / previous * p
+    return x
+
+
+def transformed() -> bool:
+    """Whether a ``torch.func`` transform is active."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
+def _pullback(
+    f: Callable[..., Tensor], primals: Sequence[Tensor], v: Tensor, create: bool
+) -> tuple[Tensor, ...]:
+    """vᵀ ∂f/∂primals, by whichever of torch's two ways works where this is called."""
+    if transformed():
+        pulled: tuple[Tensor, ...] = torch.func.vjp(f, *primals)[1](v)
+        return pulled
+    with torch.enable_grad():
+        # Aliases, as a state that f closes over may itself have come from the primals: only the
+        # direct dependence is wanted here, not the way through the solver.
+        points = [
+            p.view_as(p) if create and p.requires_grad else p.detach().requires_grad_()
+            for p in primals
+        ]
+        return torch.autograd.grad(
+            f(*points), points, v, create_graph=create, allow_unused=True, materialize_grads=True
+        )
+
+
+class _Solution(Function):
+    """(problem, start, tensors…) → h with residual(h, tensors…) = 0."""
+
+    @staticmethod
+    def forward(problem: Problem, start: Tensor | None, *tensors: Tensor) -> Tensor:
+        return problem.solve([t.detach() for t in tensors], start).detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.problem = inputs[0]
+        ctx.save_for_backward(output, *inputs[2:])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        h, *tensors = ctx.saved_tensors
+        problem: Problem = ctx.problem
+        wanted = [i for i in range(len(tensors)) if ctx.needs_input_grad[i + 2]]
+        v = _Inverse.apply(problem, True, h, g, *tensors)
+
+        def residual(*some: Tensor) -> Tensor:
+            filled = list(tensors)
+            for i, tensor in zip(wanted, some, strict=True):
+                filled[i] = tensor
+            return problem.residual(h, *filled)
+
+        pulled = _pullback(residual, [tensors[i] for i in wanted], v, torch.is_grad_enabled())
+        out: list[Tensor | None] = [None] * (len(tensors) + 2)
+        for i, gradient in zip(wanted, pulled, strict=True):
+            out[i + 2] = -gradient
+        return tuple(out)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, problem: Problem, start: Any, *tensors: Tensor) -> Any:
+        return _one_by_one(_Solution, info, dims[2:], (problem, start), tensors)
+
+
+class _Inverse(Function):
+    """(problem, transposed, h, right, tensors…) → J⁻ᵀ·right (or J⁻¹·right), J = ∂residual/∂h."""
+
+    @staticmethod
+    def forward(
+        problem: Problem, transposed: bool, h: Tensor, right: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        with torch.enable_grad():
+            point = h.detach().requires_grad_()
+            out = problem.residual(point, *(t.detach() for t in tensors))
+            dummy = torch.zeros_like(out, requires_grad=True)
+            (pulled,) = torch.autograd.grad(
+                out, point, dummy, create_graph=not transposed, retain_graph=True
+            )
+
+        def product(v: Tensor) -> Tensor:
+            if transposed:
+                return torch.autograd.grad(out, point, v, retain_graph=True)[0]
+            return torch.autograd.grad(pulled, dummy, v, retain_graph=True)[0]
+
+        return problem.invert(product, right.detach())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.problem, ctx.transposed, h, _, *tensors = inputs
+        ctx.save_for_backward(output, h, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        v, h, *tensors = ctx.saved_tensors
+        problem: Problem = ctx.problem
+        w = _Inverse.apply(problem, not ctx.transposed, h, g, *tensors)
+        # ⟨Jᵀv, w⟩ or ⟨Jv, w⟩ = ⟨v, Jᵀw⟩ is what the right-hand side gave; its change in h and the
+        # tensors, with v and w held, is what the solution must make up for.
+        push, pull = (v, w) if ctx.transposed else (w, v)
+
+        def pairing(h: Tensor, *tensors: Tensor) -> Tensor:
+            (back,) = _pullback(lambda h: problem.residual(h, *tensors), [h], push, True)
+            return (back * pull).sum()
+
+        one = g.new_ones(())
+        pulled = _pullback(pairing, [h, *tensors], one, torch.is_grad_enabled())
+        return None, None, -pulled[0], w, *(-gradient for gradient in pulled[1:])
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, problem: Problem, transposed: bool, *tensors: Tensor) -> Any:
+        return _one_by_one(_Inverse, info, dims[2:], (problem, transposed), tensors)
+
+
+def _one_by_one(
+    function: type[Function], info: Any, dims: Any, static: Any, tensors: Sequence[Tensor]
+) -> tuple[Tensor, int]:
+    """One solve a member of the batch: each has its own number of iterations."""
+    outs = [
+        function.apply(
+            *static,
+            *(t if d is None else t.select(d, i) for t, d in zip(tensors, dims, strict=True)),
+        )
+        for i in range(info.batch_size)
+    ]
+    return torch.stack(outs), 0
+
+
+def solution(problem: Problem, tensors: Sequence[Tensor], start: Tensor | None = None) -> Tensor:
+    """The state h* (n, d) at which the problem's residual vanishes, float64.
+
+    Args:
+        problem: The equation.
+        tensors: What it depends on; gradients of any order reach all of them.
+        start: State to start from; the answer depends on it only within the tolerance.
+    """
+    doubled = [t.double() for t in tensors]
+    return _Solution.apply(problem, start, *doubled)
+
+
+class Implicit(GNN):
+    """A model whose hidden state solves an equation; it has no fixed number of layers."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._last: Tensor | None = None
+
+    def problem(self, x: Tensor | Features, adj: Adj) -> tuple[Problem, list[Tensor]]:
+        """The equation of a graph, and the tensors it depends on."""
+        raise NotImplementedError
+
+    def readout(self, h: Tensor) -> Tensor:
+        """Logits from the state (n, d)."""
+        raise NotImplementedError
+
+    def state(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        """The state that solves the equation: (n, d), float64.
+
+        Training starts from the state of the last epoch; that changes the time it takes, and the
+        state within the solver's tolerance only.
+        """
+        problem, tensors = self.problem(x, adj)
+        if not self.training or transformed():
+            return solution(problem, tensors)
+        fits = self._last is not None and self._last.shape == (problem.csr.num_rows, problem.width)
+        h = solution(problem, tensors, self._last if fits else None)
+        self._last = h.detach()
+        return h
+
+    def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        """Logits (n, outputs)."""
+        return self.readout(self.state(x, adj))
+
+    def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
+        """The state and the logits."""
+        h = self.state(x, adj)
+        return [h.to(next(self.parameters()).dtype), self.readout(h)]
+
+    @torch.no_grad()
+    def residual_norm(self, x: Tensor | Features, adj: Adj) -> float:
+        """Norm of the residual at the state: how well the equation is solved."""
+        problem, tensors = self.problem(x, adj)
+        doubled = [t.double() for t in tensors]
+        return float(problem.residual(problem.solve(doubled), *doubled).detach().norm())
