@@ -191,8 +191,7 @@ class _Copies:
         self.weight = merged.weight
         self.csr = CSR(merged.csr.indptr, torch.arange(merged.csr.nnz) + n, n + merged.csr.nnz)
         nodes = torch.cat([torch.arange(n), merged.csr.coo[1]])
-        with torch.no_grad():
-            self.x = model.encode(take(x, nodes))
+        self.x = model.encode(take(x, nodes))
         self.final = adj.final or adj.left is not None
         self.degree = None if self.final else adj.degrees()[nodes]
 

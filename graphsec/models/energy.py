@@ -63,7 +63,7 @@ class EnergyGNN(Implicit):
         super().__init__()
         self.spec = spec
         d, width, message = spec.state, spec.width, spec.message
-        self.encode = nn.ParameterList([glorot(sizes.features, spec.hidden)])
+        self.encoder = nn.ParameterList([glorot(sizes.features, spec.hidden)])
         self.encode_bias = nn.Parameter(torch.zeros(spec.hidden))
         ends = {name: d if name == "drive" else width for name in CONTEXT}
         self.context = nn.ParameterDict({k: glorot(spec.hidden, w) for k, w in ends.items()})
@@ -81,7 +81,7 @@ class EnergyGNN(Implicit):
     def problem(self, x: Tensor | Features, adj: Adj) -> tuple[Problem, list[Tensor]]:
         """The energy of a graph: what depends on features alone is computed once, outside."""
         spec = self.spec
-        u = linear(dropout(x, spec.dropout, self.training), self.encode[0]) + self.encode_bias
+        u = linear(dropout(x, spec.dropout, self.training), self.encoder[0]) + self.encode_bias
         u = torch.relu(u)
         dropped = dropout(u, spec.dropout, self.training)
         assert isinstance(dropped, Tensor)

@@ -47,7 +47,7 @@ class IGNN(Implicit):
         super().__init__()
         self.spec = spec
         self.weight = glorot(spec.hidden, spec.hidden)
-        self.encode = nn.ParameterList([glorot(sizes.features, spec.hidden)])
+        self.encoder = nn.ParameterList([glorot(sizes.features, spec.hidden)])
         self.readout_weight = glorot(spec.hidden, sizes.outputs)
         self.readout_bias = nn.Parameter(torch.zeros(sizes.outputs))
 
@@ -56,7 +56,7 @@ class IGNN(Implicit):
         spec = self.spec
         operator = adj.normalized("sym", self_loops=True).merged()
         assert operator.weight is not None
-        encoded = linear(dropout(x, spec.dropout, self.training), self.encode[0])
+        encoded = linear(dropout(x, spec.dropout, self.training), self.encoder[0])
         problem = Equilibrium(
             csr=operator.csr, width=spec.hidden, tolerance=spec.tolerance,
             iterations=spec.iterations,

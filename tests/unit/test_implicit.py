@@ -131,7 +131,7 @@ def test_ignn_solves_its_equation_written_out_densely() -> None:
     weight = within(model.weight.T, 0.95).T
     h = torch.zeros(graph.num_nodes, 5)
     for _ in range(500):
-        h = torch.relu(a @ h @ weight + a @ graph.x @ model.encode[0])
+        h = torch.relu(a @ h @ weight + a @ graph.x @ model.encoder[0])
     wanted = h @ model.readout_weight + model.readout_bias
     torch.testing.assert_close(model(graph.x, graph.adj), wanted, rtol=1e-4, atol=1e-5)
 
