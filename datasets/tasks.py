@@ -114,6 +114,11 @@ class Count(Task):
     shortest: Annotated[int, Field(ge=2, le=1000)] = 2
     longest: Annotated[int, Field(ge=2, le=1000)] = 10
 
+    @property
+    def task(self) -> str:
+        """Targets are numbers."""
+        return "regression"
+
     def generate(self, generator: np.random.Generator, rng: Rng) -> Graph:
         """Chains and their lengths."""
         if self.longest < self.shortest:
@@ -150,6 +155,11 @@ class Coordinates(Task):
     points: Annotated[int, Field(ge=2, le=1000)] = 30
     radius: Annotated[float, Field(gt=0, le=2), Range(0.1, 0.5)] = 0.3
     anchors: Annotated[float, Field(ge=0, le=1), Range(0.05, 0.5)] = 0.2
+
+    @property
+    def task(self) -> str:
+        """Targets are numbers."""
+        return "regression"
 
     def generate(self, generator: np.random.Generator, rng: Rng) -> Graph:
         """Clouds of points."""
