@@ -44,7 +44,8 @@ def dense_attention(model: Any, a: Tensor, x: Tensor) -> Tensor:
     q, k = (layer(x).view(len(x), heads, -1) for layer in (model.query, model.key))
     scores = torch.einsum("iqd,jqd->qij", q, k) / q.shape[-1] ** 0.5
     share = a * scores.exp()
-    return (share / share.sum(2, keepdim=True)).mean(0)
+    mean: Tensor = (share / share.sum(2, keepdim=True)).mean(0)
+    return mean
 
 
 def with_loops(graph: Graph) -> Tensor:
@@ -249,7 +250,7 @@ def test_the_settled_time_is_saved(tmp_path: Any) -> None:
     predictor = graphsec.fit(
         BLOCKS, {"name": "grand-l", "time": 4.0, "step": 2.0}, training={"epochs": 5}, seed=0
     )
-    predictor.model.time.fill_(10.0)  # type: ignore[operator, union-attr]
+    predictor.model.time.fill_(10.0)  # type: ignore[operator]
     again = Predictor.load(predictor.save(tmp_path / "grand.pt"))
     assert float(again.model.time) == 10.0  # type: ignore[arg-type]
     torch.testing.assert_close(again.forward(x_of(BLOCKS).float(), BLOCKS.adj),
