@@ -243,6 +243,7 @@ class Labels:
         if len(self.split.val) == 0:
             return {}
         self.model.eval()
+        self.settle()
         y = self.y[self.split.val]
         if self.scopes is None or self.training.sampler is None:
             logits = self.model(self.x, self.adj)[self.split.val]

@@ -180,8 +180,9 @@ class GNN(nn.Module):
     def settle(self, x: Tensor | Features, adj: Adj, y: Tensor, nodes: Tensor) -> None:
         """Choose on validation nodes what training left open (when to stop integrating, say).
 
-        Called once, after training, in evaluation mode. What is chosen belongs into a buffer,
-        so that it is saved with the parameters.
+        Called in evaluation mode: whenever the validation nodes are looked at, and once after
+        training. What is chosen belongs into a buffer, so that it is saved, and kept by early
+        stopping, with the parameters.
 
         Args:
             x: Features that the model was trained on.

@@ -229,6 +229,34 @@ def test_training_settles_and_test_labels_change_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
 
 
+def test_every_look_at_the_validation_nodes_is_at_the_best_time_of_its_epoch() -> None:
+    """The kept parameters are the best over epochs and stopping times together."""
+    recipe = Recipe.of({"name": "grand-l", "time": 4.0, "step": 2.0}, {"epochs": 10})
+    with Rng(0).scope():
+        model: Any = build(recipe.model, BLOCKS)
+    assert BLOCKS.split is not None
+    val, times, reached = BLOCKS.split.val, [], []
+    y = torch.randint(
+        3, (90,), generator=torch.Generator().manual_seed(0)
+    )  # no time is clearly best
+
+    def look(epoch: int, figures: dict[str, float]) -> bool:
+        settled = float(model.time)
+        for i in range(1, 7):
+            model.time.fill_(i * 2.0)
+            with torch.no_grad():
+                right = model(x_of(BLOCKS).float(), BLOCKS.adj)[val].argmax(1) == y[val]
+            assert float(right.float().mean()) <= figures["val_accuracy"]
+        model.time.fill_(settled)
+        times.append(settled)
+        reached.append(figures["val_accuracy"])
+        return False
+
+    fit(model, BLOCKS.replace(y=y), recipe.training, Rng(0), on_epoch=look)
+    assert float(model.time) == times[reached.index(max(reached))]
+    assert len(set(times)) > 1
+
+
 def test_regression_settles_on_the_loss() -> None:
     graph = BLOCKS.replace(y=torch.randn(90), task="regression")
     model = made("grand-l", graph)
