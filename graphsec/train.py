@@ -40,6 +40,7 @@ class Training(Component):
         epochs: Most epochs.
         optimizer: Rule of the steps.
         lr: Learning rate.
+        schedule: Whether the rate stays, or falls to 0 over ``epochs`` along half a "cosine".
         weight_decay: L2 penalty, added to the gradient as in the reference codes; in ranking, a
             penalty in the loss on the initial embeddings of the batch.
         decay: Whether the penalty is on all layers or on the first, as in GCN's recipe.
@@ -54,6 +55,9 @@ class Training(Component):
         triples: How ranking draws an epoch: as many draws of a user, uniform over "users", and
             one of the user's items, as there are interactions (what LightGCN's code does, and
             what validation preferred here), or each of the "interactions" once.
+        negatives: Items not taken that are drawn for a triple, of which the one that the model
+            ranks highest goes into it: 1 is BPR's uniform draw, more is dynamic negative sampling
+            (Zhang et al., SIGIR 2013).
         sampler: "shadow", or its spec: the model is trained, validated and asked on a subgraph of
             its own around each node; None on the whole graph, or on hops if there are batches.
         expose: Number of first steps whose gradient leaves the trainer (gradient leakage).
@@ -65,6 +69,7 @@ class Training(Component):
     epochs: Annotated[int, Field(ge=1), Range(50, 1000, log=True)] = 200
     optimizer: Literal["adam", "adamax", "rmsprop", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0, le=100), Range(1e-3, 1e-1, log=True)] = 0.01
+    schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: Annotated[float, Field(ge=0), Range(1e-5, 1e-2, log=True)] = 5e-4
     decay: Literal["all", "first"] = "all"
     patience: Annotated[int, Field(ge=1)] | None = None
@@ -73,6 +78,7 @@ class Training(Component):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     fanouts: tuple[int, ...] | None = None
     triples: Draw = "users"
+    negatives: Annotated[int, Field(ge=1, le=1024), Range(1, 32, log=True)] = 1
     sampler: Annotated[Shadow | None, PlainValidator(_sampler)] = None
     expose: Annotated[int, Field(ge=0)] = 0
 
@@ -185,6 +191,7 @@ def fit(
         return trace
     objective = (BPR if ranking else Labels)(model, graph, training, x, adj)
     optimizer = _optimizer(model, training, ranking)
+    schedule = _schedule(optimizer, training)
     keeper = _Keeper(training)
     with rng.scope():
         for epoch in range(training.epochs):
@@ -196,6 +203,7 @@ def fit(
                 _release(model, release, trace, training, epoch, step)
                 optimizer.step()
                 total, seen = total + loss.item() * size, seen + size
+            schedule.step()
             figures = {"loss": total / seen}
             if not math.isfinite(figures["loss"]):
                 raise ValueError(
@@ -306,6 +314,14 @@ def _optimizer(model: GNN, training: Training, ranking: bool) -> torch.optim.Opt
         return _OPTIMIZERS[training.optimizer](groups, lr=training.lr, **fused)  # type: ignore[call-arg]
     groups = model.groups(training.weight_decay, training.decay)
     return _OPTIMIZERS[training.optimizer](groups, lr=training.lr)  # type: ignore[call-arg]
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, training: Training
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if training.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.epochs)
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
 
 
 def _scopes(adj: Adj, split: Any, training: Training) -> tuple[Scopes, Scopes] | None:

@@ -193,6 +193,35 @@ def test_items_not_taken_are_uniform() -> None:
         assert abs(chi2 - (free - 1)) < 5 * math.sqrt(2 * (free - 1))
 
 
+def test_the_hardest_of_all_items_not_taken_is_the_models_favourite() -> None:
+    triples = Triples(TASTES, "users")
+    user, _, first = triples.epoch(np.random.default_rng(0))
+    z = torch.randn(TASTES.num_nodes, 4, generator=torch.Generator().manual_seed(0))
+    hardest = triples.hardest(z, user, first, 400, np.random.default_rng(1))
+    score = z[user] @ z[TASTES.num_users :].T
+    taken = TASTES.has_edges(
+        torch.cartesian_prod(user, torch.arange(TASTES.num_users, TASTES.num_nodes)).T
+    )
+    score[taken.view_as(score)] = -torch.inf
+    assert torch.equal(hardest, score.argmax(1) + TASTES.num_users)
+    two = triples.hardest(z, user, first, 1, np.random.default_rng(1))
+    again = torch.from_numpy(triples.others(user.numpy(), np.random.default_rng(1)))
+    assert ((two == first) | (two == again)).all()
+    assert ((z[user] * z[two]).sum(1) >= (z[user] * z[first]).sum(1)).all()
+
+
+def test_harder_negatives_are_trained_on() -> None:
+    """The triples of a step hold the hardest of the draw, and the first draw is the same."""
+    from graphsec.ranking import BPR
+
+    model = graphsec.fit(TASTES, "lightgcn", training={**FAST, "epochs": 1}).model
+    x, losses = torch.zeros(60, 0), []
+    for negatives in (1, 2, 64):
+        training = Training(batch_size=50, weight_decay=0.0, negatives=negatives)
+        losses.append(next(BPR(model, TASTES, training, x, TASTES.adj).losses(Rng(5)))[1])
+    assert losses[0] < losses[1] < losses[2]
+
+
 def test_users_are_drawn_uniformly() -> None:
     triples = Triples(TASTES, "users")
     drawn = [triples.epoch(np.random.default_rng(i))[0] for i in range(60)]
