@@ -10,8 +10,9 @@ in float64, so that residuals far below float32's rounding can be reached.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +26,9 @@ from graphsec.ops import CSR, Adj, Features, spmm
 log = logging.getLogger(__name__)
 
 Linear = Callable[[Tensor], Tensor]
+
+# Norm of the residual that training solves to.
+ROUGH = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,25 +140,65 @@ class FixedPoint(Problem):
     """h = f(h): the residual is h − f(h), and f contracts."""
 
     def solve(self, tensors: Sequence[Tensor], start: Tensor | None = None) -> Tensor:
-        """Iterate h ← f(h)."""
+        """Accelerated iteration of h ← f(h)."""
         h = self.origin(tensors) if start is None else start
-        for _ in range(self.iterations):
-            change = self.residual(h, *tensors)
-            h = h - change
-            if float(change.norm()) <= self.tolerance:
-                return h
-        log.debug("no fixed point within %d iterations", self.iterations)
-        return h
+        return anderson(lambda h: -self.residual(h, *tensors), h, self.tolerance, self.iterations)
 
     def invert(self, product: Linear, right: Tensor) -> Tensor:
-        """Iterate v ← v + (right − product(v)), as the solution itself is found."""
-        v = right
-        for _ in range(self.iterations):
-            change = right - product(v)
-            v = v + change
-            if float(change.norm()) <= self.tolerance * (1 + float(right.norm())):
-                break
-        return v
+        """Accelerated iteration of v ← v + (right − product(v)), whose map contracts as f does."""
+        goal = self.tolerance * float(right.norm())
+        return anderson(lambda v: right - product(v), right, goal, self.iterations)
+
+
+def anderson(change: Linear, x: Tensor, goal: float, iterations: int, memory: int = 6) -> Tensor:
+    """Iterate x ← x + change(x), each time from the best mixture of the last few points.
+
+    The mixture, with weights that add up to one, is the one whose changes nearly cancel. Where
+    that made the change larger than it was ever before, iteration goes on plainly from there.
+
+    Source: Walker & Ni, Anderson Acceleration for Fixed-Point Iterations, SIAM Journal on
+    Numerical Analysis 2011, algorithm AA, with the least squares in its unconstrained form.
+
+    Args:
+        change: f(x) − x of a map that contracts.
+        x: Start.
+        goal: Norm of the change to stop at; one more step is made then.
+        iterations: Most evaluations of ``change``.
+        memory: Points that are mixed.
+    """
+    ends = x.new_zeros(memory, x.numel())  # x + change(x) at the last points, and the changes
+    changes = torch.zeros_like(ends)
+    products = x.new_zeros(memory, memory)  # of the changes
+    kept, largest = 0, math.inf
+    for i in range(iterations):
+        step = change(x)
+        norm = float(step.norm())
+        if norm <= goal:
+            return x + step
+        if norm > largest:
+            kept = 0
+        if i == 0:
+            largest = norm
+        place = i % memory
+        changes[place] = step.flatten()
+        torch.add(x.flatten(), changes[place], out=ends[place])
+        kept = min(kept + 1, memory)
+        last = (place - torch.arange(kept)) % memory
+        products[place] = products[:, place] = changes @ changes[place]
+        weights = x.new_zeros(memory)
+        weights[last] = _mixture(products[last][:, last])
+        x = (weights @ ends).view_as(x)
+    log.debug("no fixed point within %d iterations", iterations)
+    return x
+
+
+def _mixture(products: Tensor) -> Tensor:
+    """Weights, adding up to one, of the shortest mixture of vectors with these inner products."""
+    scale = products.diagonal().sqrt()
+    gram = products / scale.outer(scale)
+    gram.diagonal().add_(1e-13)  # vectors that are all but parallel leave the weights open
+    weights = torch.linalg.solve(gram, 1 / scale) / scale
+    return weights / weights.sum()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -426,12 +470,13 @@ class Implicit(GNN):
     def state(self, x: Tensor | Features, adj: Adj) -> Tensor:
         """The state that solves the equation: (n, d), float64.
 
-        Training starts from the state of the last epoch; that changes the time it takes, and the
-        state within the solver's tolerance only.
+        Training starts from the state of the last epoch, and solves to ``ROUGH`` only: a step on
+        a loss that dropout makes noisy gains nothing from more.
         """
         problem, tensors = self.problem(x, adj)
         if not self.training or transformed():
             return solution(problem, tensors)
+        problem = replace(problem, tolerance=max(problem.tolerance, ROUGH))
         fits = self._last is not None and self._last.shape == (problem.csr.num_rows, problem.width)
         h = solution(problem, tensors, self._last if fits else None)
         self._last = h.detach()

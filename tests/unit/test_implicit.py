@@ -11,7 +11,7 @@ from torch import Tensor
 from graphsec.graph import Graph
 from graphsec.models import GNN, build
 from graphsec.models.ignn import within
-from graphsec.models.implicit import Implicit, Minimum, Problem
+from graphsec.models.implicit import Implicit, Minimum, Problem, anderson
 from graphsec.rng import Rng
 from graphsec.testing import tiny_graphs
 
@@ -162,3 +162,43 @@ def test_the_state_training_starts_from_changes_nothing() -> None:
     for parameter in model.parameters():
         parameter.data /= 1.1
     torch.testing.assert_close(model(graph.x, graph.adj), cold, rtol=1e-4, atol=1e-5)
+
+
+# -- acceleration ---------------------------------------------------------------------------------
+
+
+def test_mixing_points_reaches_the_fixed_point_in_fewer_steps() -> None:
+    """A contraction by .97, linear with a bend: the answer is the plain iteration's."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(40, 40, generator=generator, dtype=torch.float64)
+    matrix = 0.97 * matrix / torch.linalg.matrix_norm(matrix, 2)
+    offset = torch.randn(40, generator=generator, dtype=torch.float64)
+    count = 0
+
+    def change(x: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        return torch.relu(matrix @ x + offset) - x
+
+    plain = torch.zeros_like(offset)
+    while float(change(plain).norm()) > 1e-11:
+        plain = plain + change(plain)
+    plainly, count = count, 0
+    mixed = anderson(change, torch.zeros_like(offset), 1e-11, 1000)
+    torch.testing.assert_close(mixed, plain, rtol=0, atol=1e-9)
+    assert count < plainly / 2
+
+
+def test_a_map_that_is_constant_is_solved_at_once() -> None:
+    target = torch.arange(3.0, dtype=torch.float64)
+    torch.testing.assert_close(anderson(lambda x: target - x, target + 1, 1e-12, 5), target)
+
+
+def test_a_mixture_that_leads_away_is_given_up() -> None:
+    """A map with a jump, where mixtures overshoot, is still followed to its fixed point."""
+
+    def change(x: Tensor) -> Tensor:
+        return torch.where(x > 1, x / 2, 0.9 * x) - x
+
+    found = anderson(change, torch.full((1,), 100.0, dtype=torch.float64), 1e-10, 1000)
+    assert float(found.abs()) < 1e-8
