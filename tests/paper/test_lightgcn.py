@@ -20,15 +20,6 @@ pytestmark = pytest.mark.paper
 SEEDS = range(3)
 # Means of three seeds of one implementation differ by about so much.
 NOISE = 0.005
-# Not settled, so there is no card yet. A rate of .05 (weight decay 1e-4, each interaction once) was
-# flat at a validation Recall@20 of .142 from epoch 10 to 26; smaller rates were still rising.
-GOWALLA: dict[str, Any] = {
-    "lr": 0.01,
-    "batch_size": 16_384,
-    "epochs": 400,
-    "patience": 40,
-    "validate_every": 5,
-}
 
 
 class Peer:
@@ -127,9 +118,10 @@ def test_no_worse_than_torch_geometric(name: str) -> None:
     assert (mine >= peer - NOISE).all()
 
 
-def test_gowalla_reaches_17_percent() -> None:
-    """Recall@20 ≥ .170, not shown yet; stopping is on pairs of the published training part."""
-    graph = graphsec.load("ranking/gowalla")
+def test_gowalla_reaches_17_percent_within_an_hour() -> None:
+    """Recall@20 ≥ .170; what stops and what was chosen saw the published training part only."""
+    made = card("lightgcn/gowalla")
+    graph = graphsec.load(made.dataset, seed=0)
     start, cpu = time.perf_counter(), time.process_time()
 
     def curve(epoch: int, figures: dict[str, float]) -> bool:
@@ -139,8 +131,9 @@ def test_gowalla_reaches_17_percent() -> None:
             print(f"epoch {epoch + 1}: {values}, {seconds}", flush=True)  # noqa: T201
         return False
 
-    predictor = graphsec.fit(graph, "lightgcn", training=GOWALLA, on_epoch=curve)
+    predictor = graphsec.fit(graph, made.model, training=made.training, on_epoch=curve)
     found = {name: float(v) for name, v in graphsec.score(Outcome(), graph, predictor).items()}
     seconds, spent = time.perf_counter() - start, time.process_time() - cpu
     print(f"{found}, {seconds:.0f} s, {spent:.0f} s CPU; published .1824")  # noqa: T201
     assert found["recall_at_20"] >= 0.170
+    assert seconds < 3600
