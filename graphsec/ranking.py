@@ -79,10 +79,11 @@ class Triples:
         Source: Zhang, Chen, Wang & Yu, Optimizing Top-N Collaborative Filtering via Dynamic
         Negative Item Sampling, SIGIR 2013, §4: the largest of a uniform draw.
         """
-        drawn = [torch.from_numpy(self.others(user.cpu().numpy(), generator)) for _ in range(more)]
+        asked = user.cpu().numpy()
         rows, best = z[user], first
         score = (rows * z[first]).sum(1)
-        for other in drawn:
+        for _ in range(more):
+            other = torch.from_numpy(self.others(asked, generator)).to(z.device)
             found = (rows * z[other]).sum(1)
             best = torch.where(found > score, other, best)
             score = torch.maximum(found, score)

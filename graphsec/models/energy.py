@@ -137,7 +137,8 @@ class EnergySpec(ModelSpec):
         beta: Strength of the quadratic term: the energy's strong convexity.
         normalize: Weights of the messages; ignored by attention.
         dropout: On features and encoded features.
-        tolerance: Norm of the energy's gradient at which solving stops (one step more is made).
+        tolerance: Norm of the energy's gradient at which solving stops (one step more is made);
+            training stops at ``implicit.ROUGH``.
     """
 
     module: ClassVar[type[GNN]] = EnergyGNN

@@ -121,7 +121,7 @@ class GSDGNNSpec(ModelSpec):
         smoothness: λ.
         iterations: Most iterations, forward and backward.
         dropout: On features and hidden layer.
-        tolerance: Norm of the change at which iterating stops.
+        tolerance: Norm of the change at which iterating stops, ``implicit.ROUGH`` in training.
     """
 
     module: ClassVar[type[GNN]] = GSDGNN

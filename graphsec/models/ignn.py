@@ -97,7 +97,7 @@ class IGNNSpec(ModelSpec):
         kappa: Bound of ‖W‖∞: below 1.
         iterations: Most iterations, forward and backward.
         dropout: On features and state.
-        tolerance: Norm of the change at which iterating stops.
+        tolerance: Norm of the change at which iterating stops, ``implicit.ROUGH`` in training.
     """
 
     module: ClassVar[type[GNN]] = IGNN
