@@ -154,10 +154,10 @@ def anderson(change: Linear, x: Tensor, goal: float, iterations: int, memory: in
     """Iterate x ← x + change(x), each time from the best mixture of the last few points.
 
     The mixture, with weights that add up to one, is the one whose changes nearly cancel. Where
-    that made the change larger than it was ever before, iteration goes on plainly from there.
+    that made the change larger than at the start, iteration goes on plainly from there.
 
     Source: Walker & Ni, Anderson Acceleration for Fixed-Point Iterations, SIAM Journal on
-    Numerical Analysis 2011, algorithm AA, with the least squares in its unconstrained form.
+    Numerical Analysis 2011, algorithm AA, its least squares solved by the normal equations.
 
     Args:
         change: f(x) − x of a map that contracts.
@@ -169,16 +169,16 @@ def anderson(change: Linear, x: Tensor, goal: float, iterations: int, memory: in
     ends = x.new_zeros(memory, x.numel())  # x + change(x) at the last points, and the changes
     changes = torch.zeros_like(ends)
     products = x.new_zeros(memory, memory)  # of the changes
-    kept, largest = 0, math.inf
+    kept, first = 0, math.inf
     for i in range(iterations):
         step = change(x)
         norm = float(step.norm())
         if norm <= goal:
             return x + step
-        if norm > largest:
-            kept = 0
         if i == 0:
-            largest = norm
+            first = norm
+        elif norm > first:
+            kept = 0
         place = i % memory
         changes[place] = step.flatten()
         torch.add(x.flatten(), changes[place], out=ends[place])

@@ -171,17 +171,17 @@ def test_unknown_labels_are_not_trained_on() -> None:
 def test_a_cosine_brings_the_rate_to_zero() -> None:
     """The first steps are the same; the last is all but nothing."""
 
-    def moved(schedule: str) -> list[float]:
-        states: list[torch.Tensor] = []
+    def falls(schedule: str) -> list[float]:
+        losses: list[float] = []
 
         def look(epoch: int, figures: dict[str, float]) -> bool:
-            states.append(torch.tensor(figures["loss"]))
+            losses.append(figures["loss"])
             return False
 
         training = {"epochs": 40, "optimizer": "sgd", "lr": 0.1, "schedule": schedule}
         trained(training, model={"name": "gcn", "dropout": 0.0}, on_epoch=look)
-        return [float(a - b) for a, b in itertools.pairwise(states)]
+        return [a - b for a, b in itertools.pairwise(losses)]
 
-    cosine, constant = moved("cosine"), moved("constant")
+    cosine, constant = falls("cosine"), falls("constant")
     assert cosine[0] == constant[0] > 0
     assert 0 <= cosine[-1] < 0.05 * constant[-1]  # the last rate is .006 of the first
