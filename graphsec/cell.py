@@ -356,8 +356,16 @@ def _run(cell: Cell, cache: Cache) -> Record:
 def _record(cell: Cell, status: Literal["done", "skipped", "failed"], **fields: Any) -> Record:
     return Record(
         key=cell.key, row=cell.row, status=status, spec=cell.spec(),
-        threat=cell.parts.threat.describe(), versions=versions(), **fields,
+        threat=_threat_line(cell), versions=versions(), **fields,
     )  # fmt: skip
+
+
+def _threat_line(cell: Cell) -> str:
+    p = cell.parts
+    text = p.threat.describe()
+    if p.attack.uses_edges and p.recipe.training.sampler is not None:
+        text += "; gradients of the whole-graph model where the victim answers on subgraphs"
+    return text
 
 
 __all__ = ["Cache", "Cell", "Record", "Runtime", "SpecError", "run_cell", "score"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, glorot
 from graphsec.models.implicit import Implicit, Minimum, Problem
+from graphsec.models.stack import biases, weights
 from graphsec.ops import Adj, Features, dropout, edge_scores, edge_softmax, linear
 from graphsec.registry import MODELS, Range
 
@@ -75,8 +76,8 @@ class EnergyGNN(Implicit):
         self.second_z, self.out = _positive(width, width), _positive(width, 1)
         self.attend = nn.Parameter(torch.zeros(spec.hidden, 2))
         nn.init.xavier_uniform_(self.attend)
-        self.readout_weight = glorot(d, sizes.outputs)
-        self.readout_bias = nn.Parameter(torch.zeros(sizes.outputs))
+        decoder = [d, *[spec.hidden] * spec.depth, sizes.outputs]
+        self.decoder, self.decode_bias = weights(decoder), biases(decoder[1:])
 
     def problem(self, x: Tensor | Features, adj: Adj) -> tuple[Problem, list[Tensor]]:
         """The energy of a graph: what depends on features alone is computed once, outside."""
@@ -109,8 +110,11 @@ class EnergyGNN(Implicit):
         return edge_softmax(merged, scores).squeeze(1)
 
     def readout(self, h: Tensor) -> Tensor:
-        """A linear map of the state."""
-        return h.to(self.readout_weight.dtype) @ self.readout_weight + self.readout_bias
+        """φ, a perceptron on the state."""
+        z = h.to(self.decoder[0].dtype)
+        for i, (weight, bias) in enumerate(zip(self.decoder, self.decode_bias, strict=True)):
+            z = (torch.tanh(z) if i else z) @ weight + bias
+        return z
 
 
 def _positive(rows: int, cols: int) -> nn.Parameter:
@@ -125,8 +129,8 @@ class EnergySpec(ModelSpec):
     """Energy GNN.
 
     Source: Solodova et al., Graph Neural Networks Gone Hogwild, ICLR 2025 (arXiv 2407.00494). No
-    code was published: sizes, the linear term, the normalisation and the additive form in which
-    features enter are ours.
+    code was published: sizes, the linear term, the normalisation, the form of φ and the additive
+    form in which features enter are ours.
 
     Attributes:
         variant: Messages from the sender alone, from both ends, or weighed by attention.
@@ -134,6 +138,7 @@ class EnergySpec(ModelSpec):
         state: Width of a node's state.
         message: Width of a message.
         width: Width of the hidden layers of the convex networks.
+        depth: Hidden layers of φ, each of width ``hidden``, with tanh; 0 makes φ linear.
         beta: Strength of the quadratic term: the energy's strong convexity.
         normalize: Weights of the messages; ignored by attention.
         dropout: On features and encoded features.
@@ -149,6 +154,7 @@ class EnergySpec(ModelSpec):
     state: Annotated[int, Field(ge=1, le=1024), Range(4, 64, log=True)] = 8
     message: Annotated[int, Field(ge=1, le=1024), Range(2, 32, log=True)] = 8
     width: Annotated[int, Field(ge=1, le=1024), Range(4, 64, log=True)] = 8
+    depth: Annotated[int, Field(ge=0, le=16), Range(0, 2)] = 2
     beta: Annotated[float, Field(gt=0, le=1e3), Range(0.1, 10, log=True)] = 1.0
     normalize: Literal["sym", "row", "none"] = "sym"
     dropout: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.5

@@ -9,80 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from graphsec.models.attention import Attending, Attention, Held, Kernel, Normalizer, Scores, Shares
 from graphsec.models.base import GNN, Aggregate, Capabilities, ModelSpec, Sizes
 from graphsec.models.ode import Method, Solver, steps
-from graphsec.ops import Adj, Features, dropout, edge_softmax, linear, personalized_pagerank, sddmm
+from graphsec.models.stack import Linear
+from graphsec.ops import Adj, Features, dropout, personalized_pagerank
 from graphsec.registry import MODELS, Range, SpecError
-
-Shares = Literal["received", "sent"]
 
 # Error of implicit Euler's inner solve, relative to that of its first guess.
 TOLERANCE = 1e-7
-
-
-class Attention(Protocol):
-    """X → A(X), an operator whose rows, or columns, add up to one."""
-
-    def __call__(self, x: Tensor) -> Adj:
-        """The operator at X."""
-        ...
-
-    def tensors(self) -> list[Tensor]:
-        """What the operator is computed from."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """An attention that stays what it was at the start."""
-
-    operator: Adj
-
-    def __call__(self, x: Tensor) -> Adj:
-        """The operator, whatever X is."""
-        return self.operator
-
-    def tensors(self) -> list[Tensor]:
-        """Its weights."""
-        return self.operator.tensors()
-
-
-@dataclass(frozen=True, eq=False)
-class ScaledDot:
-    """The mean over heads of w·exp(s) / Σ w·exp(s), s = QKᵀ/√d (Chamberlain et al., eq. 10).
-
-    Attributes:
-        pattern: Merged adjacency; its weights are w.
-        query: Q.
-        key: K.
-        heads: Number of heads.
-        shares: Whether the shares of what a node receives add up to one, or of what it sends.
-    """
-
-    pattern: Adj
-    query: _Linear
-    key: _Linear
-    heads: int
-    shares: Shares
-
-    def __call__(self, x: Tensor) -> Adj:
-        """The operator at X; weight 0 means absent."""
-        q, k = (layer(x).view(len(x), self.heads, -1) for layer in (self.query, self.key))
-        csr = self.pattern.csr
-        scores = sddmm(csr, q / q.shape[-1] ** 0.5, k)
-        over = self.pattern if self.shares == "received" else replace(self.pattern, csr=csr.T)
-        return replace(self.pattern, weight=edge_softmax(over, scores).mean(1))
-
-    def tensors(self) -> list[Tensor]:
-        """Weights of the pattern and parameters of the scores."""
-        return [*self.pattern.tensors(), *self.query.parameters(), *self.key.parameters()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +78,9 @@ class GRAND(GNN):
         super().__init__(None)
         self.spec = spec
         self.step = spec.time / steps(spec.time, spec.step)
-        self.encoder = _Linear(sizes.features, spec.hidden)
-        self.decoder = _Linear(spec.hidden, sizes.outputs)
-        # All but equal scores: training starts with a plain random walk.
-        self.query = _Linear(spec.hidden, spec.attention, fill=1e-5)
-        self.key = _Linear(spec.hidden, spec.attention, fill=1e-5)
+        self.encoder = Linear(sizes.features, spec.hidden)
+        self.decoder = Linear(spec.hidden, sizes.outputs)
+        self.scores = Scores(spec.hidden, spec.attention, spec.heads, spec.kernel)
         self.alpha = nn.Parameter(torch.zeros(()))
         self.beta = nn.Parameter(torch.zeros(()))
         self.register_buffer("time", torch.tensor(spec.time))
@@ -184,10 +124,10 @@ class GRAND(GNN):
         return Diffusion(attention, self.aggregate, self.alpha.sigmoid(), self.beta * source)
 
     def _attention(self, start: Tensor, adj: Adj) -> Attention:
-        return Held(self._scaled_dot(adj.merged(self_loops=True))(start))
+        return Held(self._attending(adj.merged(self_loops=True))(start))
 
-    def _scaled_dot(self, pattern: Adj) -> ScaledDot:
-        return ScaledDot(pattern, self.query, self.key, self.spec.heads, self.spec.shares)
+    def _attending(self, pattern: Adj) -> Attending:
+        return Attending(pattern, self.scores, self.spec.normalizer, self.spec.shares)
 
     def _solver(self, adj: Adj) -> Solver:
         # The adjoint is first order, and only as exact as its tolerances: nothing for attackers.
@@ -203,7 +143,7 @@ class NonlinearGRAND(GRAND):
     """GRAND whose attention is computed anew wherever the right-hand side is evaluated."""
 
     def _attention(self, start: Tensor, adj: Adj) -> Attention:
-        return self._scaled_dot(adj.merged(self_loops=True))
+        return self._attending(adj.merged(self_loops=True))
 
 
 class RewiredGRAND(NonlinearGRAND):
@@ -219,26 +159,12 @@ class RewiredGRAND(NonlinearGRAND):
     def _attention(self, start: Tensor, adj: Adj) -> Attention:
         assert isinstance(self.spec, RewiredGRANDSpec)
         links = personalized_pagerank(adj, self.spec.teleport, self.spec.links)
-        attended = self._scaled_dot(links)(start).weight
+        attended = self._attending(links)(start).weight
         assert attended is not None
         assert links.weight is not None
         floor = attended.detach().sort().values[round((1 - self.spec.keep) * (len(attended) - 1))]
         kept = (attended.detach() >= floor).to(links.weight.dtype)
-        return self._scaled_dot(replace(links, weight=links.weight * kept))
-
-
-class _Linear(nn.Module):
-    """X W + b for dense or sparse X, initialised like ``torch.nn.Linear``."""
-
-    def __init__(self, rows: int, cols: int, fill: float | None = None) -> None:
-        super().__init__()
-        bound = rows**-0.5
-        weight = torch.empty(rows, cols).uniform_(-bound, bound)
-        self.weight = nn.Parameter(weight if fill is None else torch.full_like(weight, fill))
-        self.bias = nn.Parameter(torch.empty(cols).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor | Features) -> Tensor:
-        return linear(x, self.weight) + self.bias
+        return self._attending(replace(links, weight=links.weight * kept))
 
 
 def _quality(logits: Tensor, y: Tensor) -> tuple[float, float]:
@@ -263,6 +189,9 @@ class GRANDSpec(ModelSpec):
         hidden: Width of the diffused state.
         heads: Heads of attention, averaged.
         attention: Width of all queries together, a multiple of ``heads``.
+        kernel: How queries and keys score an edge: see ``Scores``.
+        normalizer: What makes shares of scores: "softmax", or "squareplus" in place of its
+            exponential, as in the published settings for Cora and Citeseer.
         shares: Whether the shares of attention that a node receives add up to one, as in the
             paper, or those that it sends, as in the published settings for Cora and Citeseer.
         time: How long diffusion runs in training; afterwards, see ``GRAND.settle``.
@@ -289,6 +218,8 @@ class GRANDSpec(ModelSpec):
     hidden: Annotated[int, Field(ge=1, le=8192), Range(16, 128, log=True)] = 80
     heads: Annotated[int, Field(ge=1, le=64), Range(1, 8)] = 8
     attention: Annotated[int, Field(ge=1, le=8192), Range(16, 128, log=True)] = 128
+    kernel: Kernel = "scaled-dot"
+    normalizer: Normalizer = "softmax"
     shares: Shares = "received"
     time: Annotated[float, Field(gt=0, le=1000), Range(1, 30, log=True)] = 7.87
     input_dropout: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.5
@@ -305,6 +236,11 @@ class GRANDSpec(ModelSpec):
             raise SpecError(
                 f"model {self.name!r}: attention must be a multiple of heads ({self.heads}), "
                 f"got {self.attention}"
+            )
+        if self.kernel == "pearson" and self.attention == self.heads:
+            raise SpecError(
+                f"model {self.name!r}: attention must be at least twice heads ({self.heads}) with "
+                f"kernel 'pearson', which compares entries within a head; got {self.attention}"
             )
 
         if self.adjoint and self.method == "implicit-euler":

@@ -31,6 +31,21 @@ def biases(width: Iterable[int]) -> nn.ParameterList:
     return nn.ParameterList([nn.Parameter(torch.zeros(b)) for b in width])
 
 
+class Linear(nn.Module):
+    """X W + b for dense or sparse X, initialised like ``torch.nn.Linear``, or W with one value."""
+
+    def __init__(self, rows: int, cols: int, fill: float | None = None) -> None:
+        super().__init__()
+        bound = rows**-0.5
+        weight = torch.empty(rows, cols).uniform_(-bound, bound)
+        self.weight = nn.Parameter(weight if fill is None else torch.full_like(weight, fill))
+        self.bias = nn.Parameter(torch.empty(cols).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor | Features) -> Tensor:
+        """(n, cols)."""
+        return linear(x, self.weight) + self.bias
+
+
 class Stack(GNN):
     """Layers of one linear map each, with dropout before it."""
 

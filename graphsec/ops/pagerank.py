@@ -64,7 +64,7 @@ class _PageRank(Function):
         matrix = torch.zeros(n, n, dtype=weight.dtype)
         matrix.index_put_((row, col), (alpha - 1) * weight[entry], accumulate=True)
         matrix.diagonal().add_(1)
-        p = alpha * _inverse(matrix)
+        p = alpha * _inverse(matrix, row, col)
         value, column = p.topk(k, dim=1)
         column, order = column.sort(dim=1)
         return column, value.gather(1, order).clamp(min=0), p
@@ -83,7 +83,7 @@ class _PageRank(Function):
         column, p = ctx.saved_tensors
         n, k = column.shape
         # dP = (1 − α)/α · P dÂ P, so dÂ gets (1 − α)/α · Pᵀ G Pᵀ.
-        flipped = p if _symmetric(p) else p.T.contiguous()
+        flipped = p.T.contiguous()
         chosen = CSR(torch.arange(n + 1) * k, column.reshape(-1), n)
         right = chosen.multiply(g.reshape(-1, 1), flipped.unsqueeze(1)).squeeze(1)
         row, col = csr.coo
@@ -94,13 +94,12 @@ class _PageRank(Function):
         return None, (1 - alpha) / alpha * dots, None, None
 
 
-def _inverse(matrix: Tensor) -> Tensor:
-    """The inverse of I − (1 − α) Â, which is positive definite where the graph is undirected."""
-    if _symmetric(matrix):
+def _inverse(matrix: Tensor, row: Tensor, col: Tensor) -> Tensor:
+    """The inverse of I − (1 − α) Â, whose entries off the diagonal are at (row, col).
+
+    It is positive definite where the graph is undirected, so that Â is symmetric up to rounding.
+    """
+    rounding = 8 * torch.finfo(matrix.dtype).eps
+    if torch.allclose(matrix[row, col], matrix[col, row], rtol=0, atol=rounding):
         return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
     return torch.linalg.inv(matrix)
-
-
-def _symmetric(matrix: Tensor) -> bool:
-    """Whether a matrix of entries below 1 is symmetric, up to rounding."""
-    return torch.allclose(matrix, matrix.T, rtol=0, atol=8 * torch.finfo(matrix.dtype).eps)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -39,12 +41,25 @@ def x_of(graph: Graph) -> Tensor:
 
 
 def dense_attention(model: Any, a: Tensor, x: Tensor) -> Tensor:
-    """The mean over heads of w·exp(s) / Σ w·exp(s), written out."""
-    heads = model.spec.heads
-    q, k = (layer(x).view(len(x), heads, -1) for layer in (model.query, model.key))
-    scores = torch.einsum("iqd,jqd->qij", q, k) / q.shape[-1] ** 0.5
-    share = a * scores.exp()
-    mean: Tensor = (share / share.sum(2, keepdim=True)).mean(0)
+    """The mean over heads of w·f(s) / Σ w·f(s), written out."""
+    heads, spec = model.spec.heads, model.spec
+    q, k = (layer(x).view(len(x), heads, -1) for layer in (model.scores.query, model.scores.key))
+    q, k = q[:, None], k[None]
+    if spec.kernel == "scaled-dot":
+        scores = (q * k).sum(-1) / q.shape[-1] ** 0.5
+    elif spec.kernel == "exponential":
+        distance, length = (q - k).square().sum(-1), model.scores.length
+        scores = model.scores.variance**2 * (-distance / (2 * length**2)).exp()
+    elif spec.kernel == "cosine":
+        scores = torch.cosine_similarity(q, k, dim=-1)
+    else:
+        q, k = (v - v.mean(-1, keepdim=True) for v in (q, k))
+        scores = torch.cosine_similarity(q, k, dim=-1)
+    grown = scores.exp()
+    if spec.normalizer == "squareplus":
+        grown = (scores + (scores.square() + 4).sqrt()) / 2
+    share = a[..., None] * grown
+    mean: Tensor = (share / share.sum(1, keepdim=True)).mean(2)
     return mean
 
 
@@ -65,6 +80,34 @@ def test_the_right_hand_side_is_the_papers(name: str, graph: Graph) -> None:
     attention = dense_attention(model, a, start if name == "grand-l" else later)
     wanted = model.alpha.sigmoid() * (attention @ later - later) + model.beta * start
     torch.testing.assert_close(model.diffusion(start, graph.adj)(later), wanted)
+
+
+@GRAPHS
+@pytest.mark.parametrize("normalizer", ["softmax", "squareplus"])
+@pytest.mark.parametrize("kernel", ["scaled-dot", "exponential", "cosine", "pearson"])
+def test_every_kernel_scores_as_written_out(kernel: str, normalizer: str, graph: Graph) -> None:
+    model = made("grand-nl", graph, kernel=kernel, normalizer=normalizer)
+    start = model.encoder(x_of(graph))
+    attention = dense_attention(model, with_loops(graph), start)
+    found = model.diffusion(start, graph.adj).attention(start)
+    weights = found.weight.detach().numpy()
+    pattern = (weights, found.csr.indices.numpy(), found.csr.indptr.numpy())
+    dense = scipy.sparse.csr_array(pattern, shape=attention.shape).toarray()
+    torch.testing.assert_close(torch.from_numpy(dense), attention.detach())
+
+
+@pytest.mark.parametrize("kernel", ["exponential", "cosine", "pearson"])
+def test_every_kernel_has_a_gradient_in_its_scores_and_in_edges(kernel: str) -> None:
+    model = made("grand-nl", BLOCKS, kernel=kernel, normalizer="squareplus")
+    x, weight = x_of(BLOCKS), torch.ones(BLOCKS.adj.csr.nnz, dtype=torch.float64)
+    weight.requires_grad_()
+    inputs = (weight, *model.scores.parameters())
+
+    def answer(*inputs: Tensor) -> Tensor:
+        out: Tensor = model(x, replace(BLOCKS.adj, weight=inputs[0]))[:3]
+        return out
+
+    assert torch.autograd.gradcheck(answer, inputs, fast_mode=True)
 
 
 @GRAPHS
@@ -291,6 +334,11 @@ def test_the_settled_time_is_saved(tmp_path: Any) -> None:
 def test_heads_divide_the_width_of_attention() -> None:
     with pytest.raises(SpecError, match=r"attention must be a multiple of heads \(3\), got 8"):
         build({"name": "grand-nl", "heads": 3, "attention": 8}, BLOCKS)
+
+
+def test_correlation_needs_two_entries_a_head() -> None:
+    with pytest.raises(SpecError, match=r"attention must be at least twice heads \(8\)"):
+        build({"name": "grand-l", "kernel": "pearson", "heads": 8, "attention": 8}, BLOCKS)
 
 
 def test_decay_first_reaches_the_encoder_alone() -> None:

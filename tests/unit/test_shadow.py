@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import graphsec
+from graphsec.cell import Cell, run_cell
 from graphsec.graph import Graph
 from graphsec.models import build
 from graphsec.ops import compiled, visited
@@ -183,6 +184,16 @@ def test_an_attacked_graph_draws_its_own_subgraphs() -> None:
     assert not torch.equal(made.logits(attacked), made.logits(BLOCKS))
     fresh = made.answer(x_of(attacked), attacked.adj)
     torch.testing.assert_close(made.logits(attacked), fresh)
+
+
+@pytest.mark.parametrize(("attack", "marked"), [("prbcd", True), ("random", False)])
+def test_a_record_says_that_gradients_are_not_the_victims(attack: str, marked: bool) -> None:
+    training = {"epochs": 2, "sampler": {"name": "shadow", "nodes": 8}}
+    threat = {"budget": {"edges": 1}}
+    cell = Cell(dataset="karate", attack=attack, threat=threat, training=training)
+    record = run_cell(cell)
+    assert record.status == "done", record.reason
+    assert ("whole-graph model" in record.threat) == marked
 
 
 def test_a_saved_predictor_still_answers_on_subgraphs(tmp_path: Path) -> None:
