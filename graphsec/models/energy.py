@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, glorot
-from graphsec.models.implicit import Implicit, Minimum, Problem
+from graphsec.models.implicit import Implicit
+from graphsec.models.problems import Minimum, Problem
 from graphsec.models.stack import biases, weights
 from graphsec.ops import Adj, Features, dropout, edge_scores, edge_softmax, linear
 from graphsec.registry import MODELS, Range

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, glorot
-from graphsec.models.implicit import (
+from graphsec.models.implicit import Implicit
+from graphsec.models.problems import (
     FixedPoint,
-    Implicit,
     Linear,
     Problem,
     conjugate_gradients,

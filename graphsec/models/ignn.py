@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, glorot
-from graphsec.models.implicit import FixedPoint, Implicit, Problem
+from graphsec.models.implicit import Implicit
+from graphsec.models.problems import FixedPoint, Problem
 from graphsec.ops import Adj, Features, dropout, linear, propagate
 from graphsec.registry import MODELS, Range
 

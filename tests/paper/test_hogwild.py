@@ -96,7 +96,6 @@ def test_layered_models_do_not(name: str, task: str) -> None:
     assert measured(name, task).change > 0.1
 
 
-def test_the_energy_counts_where_linear_equilibria_do_not() -> None:
-    """Published: 4.0 ± 3.6 % against 40.2 and 40.3 %."""
+def test_the_energy_gnn_counts() -> None:
+    """Published: 4.0 ± 3.6 %, on chains of sizes of its own."""
     assert measured("energy", "count").synchronous < 0.08
-    assert min(measured(name, "count").synchronous for name in ("ignn", "gsdgnn")) > 0.16

@@ -11,7 +11,8 @@ from torch import Tensor
 from graphsec.graph import Graph
 from graphsec.models import GNN, build
 from graphsec.models.ignn import within
-from graphsec.models.implicit import Implicit, Minimum, Problem, anderson
+from graphsec.models.implicit import Implicit
+from graphsec.models.problems import Minimum, Problem, anderson
 from graphsec.rng import Rng
 from graphsec.testing import tiny_graphs
 
