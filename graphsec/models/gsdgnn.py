@@ -14,7 +14,7 @@ from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, glorot
 from graphsec.models.implicit import Implicit
 from graphsec.models.problems import (
     FixedPoint,
-    Linear,
+    Map,
     Problem,
     conjugate_gradients,
     transformed,
@@ -60,7 +60,7 @@ class Denoised(FixedPoint):
         h = still if start is None else start
         return h - self.invert(product, self.residual(h, signal, operator))
 
-    def invert(self, product: Linear, right: Tensor) -> Tensor:
+    def invert(self, product: Map, right: Tensor) -> Tensor:
         """By conjugate gradients or, where Â is not symmetric, iteration."""
         if not self.symmetric:
             return super().invert(product, right)

@@ -22,7 +22,7 @@ from graphsec.ops import CSR, spmm
 
 log = logging.getLogger(__name__)
 
-Linear = Callable[[Tensor], Tensor]
+Map = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class Problem:
         """The state at which the residual vanishes, without gradient."""
         raise NotImplementedError
 
-    def invert(self, product: Linear, right: Tensor) -> Tensor:
+    def invert(self, product: Map, right: Tensor) -> Tensor:
         """Solve product(v) = right; product is the residual's Jacobian or its transpose."""
         raise NotImplementedError
 
@@ -138,13 +138,13 @@ class FixedPoint(Problem):
         h = self.origin(tensors) if start is None else start
         return anderson(lambda h: -self.residual(h, *tensors), h, self.tolerance, self.iterations)
 
-    def invert(self, product: Linear, right: Tensor) -> Tensor:
+    def invert(self, product: Map, right: Tensor) -> Tensor:
         """Accelerated iteration of v ← v + (right − product(v)), whose map contracts as f does."""
         goal = self.tolerance * float(right.norm())
         return anderson(lambda v: right - product(v), right, goal, self.iterations)
 
 
-def anderson(change: Linear, x: Tensor, goal: float, iterations: int, memory: int = 6) -> Tensor:
+def anderson(change: Map, x: Tensor, goal: float, iterations: int, memory: int = 6) -> Tensor:
     """Iterate x ← x + change(x), each time from the best mixture of the last few points.
 
     The mixture, with weights that add up to one, is the one whose changes nearly cancel. Where
@@ -254,7 +254,7 @@ class Minimum(Problem):
         log.debug("gradient norm %.2g after %d Newton steps", norm, self.iterations)
         return h
 
-    def _linearised(self, h: Tensor, tensors: Sequence[Tensor]) -> tuple[float, Linear, Tensor]:
+    def _linearised(self, h: Tensor, tensors: Sequence[Tensor]) -> tuple[float, Map, Tensor]:
         """Norm of the gradient at h, the Hessian–vector product there, and the gradient."""
         point = h.detach().requires_grad_()
         gradient = self.residual(point, *tensors)
@@ -282,12 +282,12 @@ class Minimum(Problem):
             largest = float(v.norm())
         return largest
 
-    def invert(self, product: Linear, right: Tensor) -> Tensor:
+    def invert(self, product: Map, right: Tensor) -> Tensor:
         """Conjugate gradients: the Hessian is symmetric and positive definite."""
         return conjugate_gradients(product, right, 1e-9)
 
 
-def conjugate_gradients(product: Linear, right: Tensor, relative: float) -> Tensor:
+def conjugate_gradients(product: Map, right: Tensor, relative: float) -> Tensor:
     """Solve product(x) = right for x, with a symmetric positive definite product.
 
     Args:
