@@ -101,6 +101,7 @@ class Defense(Component):
         """
         with rng["init"].scope():
             predictor = self.predictor(recipe, Sizes.of(graph))
+        predictor.model.to(graph.indptr.device)  # drawn on the CPU: the same start everywhere
         x, adj = self.sanitise(inputs(graph), graph.adj, "exact")
         trace = self.train(predictor.model, graph, recipe, rng["train"], x, adj, on_epoch)
         predictor.trace = trace

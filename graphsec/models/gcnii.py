@@ -48,9 +48,10 @@ class GCNII(GNN):
         h = dropout(h, self.p, self.training)
         assert isinstance(h, Tensor)
         assert isinstance(x, Tensor)
-        mixed = (1 - self.residual) * self.aggregate(adj, h) + self.residual * x[: adj.num_nodes]
-        beta = self.beta[i]
-        out = torch.relu((1 - beta) * mixed + beta * (mixed @ self.weight[i]))
+        mixed = torch.lerp(self.aggregate(adj, h), x[: adj.num_nodes], self.residual)
+        # One small matrix for both terms: passes over (n, hidden) are what costs.
+        identity = torch.eye(mixed.shape[1], dtype=mixed.dtype, device=mixed.device)
+        out = torch.relu(mixed @ torch.lerp(identity, self.weight[i], self.beta[i]))
         if i + 1 < len(self.weight):
             return out
         logits: Tensor = linear(dropout(out, self.p, self.training), self.dense[1]) + self.bias[1]

@@ -45,7 +45,8 @@ class Diffusion:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The right-hand side at X."""
-        return self.alpha * (self.aggregate(self.attention(x), x) - x) + self.source
+        received = self.aggregate(self.attention(x), x)
+        return torch.addcmul(self.source, self.alpha, received - x)
 
     def implicit(self, x: Tensor, step: float) -> Tensor:
         """The Z with Z = X + step · (α (A(X) − I) Z + s): attention is held through the step.
@@ -112,7 +113,7 @@ class GRAND(GNN):
             solver = self._solver(adj)
             for i in range(1, 3 * round(self.spec.time / self.step) + 1):
                 state = solver.advance(diffusion, state, self.step)
-                reached = _quality(self._decode(state)[nodes], y[nodes])
+                reached = _quality(self._decode(state[nodes]), y[nodes])
                 if reached > best:
                     best = reached
                     self.time.fill_(i * self.step)

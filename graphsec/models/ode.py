@@ -98,7 +98,7 @@ def steps(time: float, step: float) -> int:
 
 
 def _euler(flow: Flow, y: Tensor, h: float) -> Tensor:
-    return y + h * flow(y)
+    return torch.add(y, flow(y), alpha=h)
 
 
 def _rk4(flow: Flow, y: Tensor, h: float) -> Tensor:
