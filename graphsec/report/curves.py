@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from graphsec.metrics import relative_area
 from graphsec.report import figures
 from graphsec.report.data import Book, Row, Scenario, distinct, same, scenarios, summary
 from graphsec.stats import Interval
@@ -40,9 +41,21 @@ def robustness(
             x_label=f"budget: {words}{', %' if isinstance(value, float) else ''}",
         )  # fmt: skip
         tags = sorted({r.scenario.tag for r in mine}, key=lambda t: int(t[1:]))
-        found.append({"svg": svg, "title": f"{first.attack}{adaptive}", "tags": tags,
-                      "what": "accuracy over the budget; 0 is the clean graph"})  # fmt: skip
+        what = "accuracy over the budget; 0 is the clean graph" + _areas(lines, reference)
+        found.append({"svg": svg, "title": f"{first.attack}{adaptive}", "tags": tags, "what": what})
     return found
+
+
+def _areas(lines: Sequence[figures.Line], floor: Interval | None) -> str:
+    """Relative areas under the curves, where there is an MLP to measure them from."""
+    if floor is None or floor.mean >= 1:
+        return ""
+    areas = [
+        f"{line.label} {relative_area(line.x, [v.mean for v in line.y], floor.mean):.3f}"
+        for line in lines
+        if len(line.x) > 1 and line.x[0] == 0
+    ]
+    return f"; relative area above the MLP: {', '.join(areas)}" if areas else ""
 
 
 def _limits(values: Sequence[Interval], reference: Interval | None) -> tuple[float, float]:

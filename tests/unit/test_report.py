@@ -275,6 +275,9 @@ def test_curves_go_from_clean_over_all_budgets() -> None:
     plot = re.search(r"<desc[^>]*>(.*?)</desc>", page)
     assert plot is not None
     assert "none: 0.800 ±0.000, 0.780 ±0.000, 0.750 ±0.000, 0.700 ±0.000." in plot.group(1)
+    assert "relative area" not in page  # there is no MLP to measure it from
+    with_mlp = report.render([*records, record("none", model="mlp", clean=0.8)])  # accuracy .6
+    assert "relative area above the MLP: none 0.375" in with_mlp  # (.5 + .25) / 2
 
 
 def test_names_cannot_smuggle_markup() -> None:
