@@ -6,9 +6,37 @@ if __name__ != "graphsec.attacks":
     raise ImportError("import graphsec.attacks, not attacks")
 
 from graphsec.attacks import none
-from graphsec.attacks.adversarial import dice, prbcd, random
+from graphsec.attacks.adversarial import (
+    dice,
+    fga,
+    fgsm,
+    grbcd,
+    local_prbcd,
+    lrbcd,
+    nettack,
+    pgd,
+    prbcd,
+    random,
+)
 from graphsec.attacks.base import Attack
 from graphsec.attacks.inference import hogwild
 from graphsec.attacks.links import stealing
+from graphsec.attacks.poisoning import metattack
 
-__all__ = ["Attack", "dice", "hogwild", "none", "prbcd", "random", "stealing"]
+__all__ = [
+    "Attack",
+    "dice",
+    "fga",
+    "fgsm",
+    "grbcd",
+    "hogwild",
+    "local_prbcd",
+    "lrbcd",
+    "metattack",
+    "nettack",
+    "none",
+    "pgd",
+    "prbcd",
+    "random",
+    "stealing",
+]

@@ -7,7 +7,21 @@ if __name__ != "graphsec.defenses":
 
 from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
-from graphsec.defenses.purify import gdc, jaccard
-from graphsec.defenses.robust import soft_median
+from graphsec.defenses.certify import smoothing
+from graphsec.defenses.purify import gdc, jaccard, svd
+from graphsec.defenses.robust import gnnguard, median, soft_median, soft_medoid
 
-__all__ = ["Compose", "Defense", "build", "gdc", "jaccard", "none", "soft_median"]
+__all__ = [
+    "Compose",
+    "Defense",
+    "build",
+    "gdc",
+    "gnnguard",
+    "jaccard",
+    "median",
+    "none",
+    "smoothing",
+    "soft_median",
+    "soft_medoid",
+    "svd",
+]

@@ -64,6 +64,14 @@ class Defense(Component):
         """What is promised about privacy after this training; None promises nothing."""
         return None
 
+    def certify(self, predictor: Predictor, graph: Graph, nodes: Tensor, rng: Rng) -> Tensor:
+        """Certified radii of the answers about ``nodes`` (k,): (k, …), −1 where nothing holds.
+
+        Raises:
+            TypeError: This defense certifies nothing.
+        """
+        raise TypeError(f"{self.name} certifies nothing")
+
     # -- the way through ----------------------------------------------------------------------
 
     def predictor(self, recipe: Recipe, sizes: Sizes) -> Predictor:

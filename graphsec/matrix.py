@@ -60,13 +60,13 @@ class Part:
         spec: Its spec, with defaults if it could be built.
         made: The component; None if it can't be built.
         problem: Why it can't.
-        training: A model's own fields of ``Training``.
+        own: A model's own fields of ``Training``, an attack's own fields of ``Threat``.
     """
 
     spec: dict[str, Any]
     made: Any = None
     problem: str = ""
-    training: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,8 @@ class Matrix:
         datasets: Data sets.
         models: Models; an entry may have a field ``training`` of its own.
         defenses: Defenses; a list inside the list is composed left to right.
-        attacks: Attacks.
+        attacks: Attacks; an entry may have a field ``threat`` of its own, whose fields replace
+            those of the matrix (its ``budget`` as a whole, ``budgets`` included).
         seeds: Seeds of training, game and attack. Data sets whose graph or split is drawn get
             the same seed, so that intervals are over splits too; a published split stays.
         splits: Split strategy for data sets that can be split and don't say how.
@@ -184,9 +185,9 @@ class Matrix:
                 importlib.import_module(plugin)
             except ImportError as error:
                 raise SpecError(f"matrix: can't import the plugin {plugin!r}: {error}") from None
-        models = [_model(spec) for spec in self.models]
+        models = [_with_own("training", MODELS.build, spec) for spec in self.models]
         defenses = [_part(build_defense, spec) for spec in self.defenses]
-        attacks = [_part(ATTACKS.build, spec) for spec in self.attacks]
+        attacks = [_with_own("threat", ATTACKS.build, spec) for spec in self.attacks]
         plain = _part(build_defense, "none"), _part(ATTACKS.build, "none")
         for spec in self.datasets:
             dataset = self._dataset(spec)
@@ -215,19 +216,20 @@ class Matrix:
         """Edge budgets of an attack; only one for those that have none."""
         if attack.made is None or not spends_edges(attack.made):
             return (None,)
-        scalar = _budget(self.threat).get("edges")
+        scalar = _budget({**self.threat, **attack.own}).get("edges")
         listed = list(scalar) if isinstance(scalar, list | tuple) else [scalar]
-        return list(self.budgets) or listed
+        return listed if "budget" in attack.own else list(self.budgets) or listed
 
     def _entry(
         self, dataset: Part, seed: int, model: Part, defense: Part, attack: Part,
         edges: float | None,
     ) -> Entry:  # fmt: skip
-        budget = {k: v for k, v in _budget(self.threat).items() if k not in ("edges", "name")}
+        threat = {**self.threat, **attack.own}
+        budget = {k: v for k, v in _budget(threat).items() if k not in ("edges", "name")}
         if edges is not None:
             budget["edges"] = edges
-        threat = {**self.threat, "budget": budget}
-        training = {**self.training, **model.training}
+        threat["budget"] = budget
+        training = {**self.training, **model.own}
         drawn = dataset.made is None or seeded(dataset.made)
         rest: dict[str, Any] = {"threat": threat, "training": training, "seed": seed}
         rest["data_seed"] = seed if drawn else 0
@@ -377,15 +379,15 @@ def _part(build: Callable[[Any], Any], spec: Any) -> Part:
     return Part(made.spec(), made)
 
 
-def _model(spec: Any) -> Part:
-    """A model, whose entry may hold training fields beside the model's own."""
-    if not isinstance(spec, Mapping) or "training" not in spec:
-        return _part(MODELS.build, spec)
-    rest = {key: value for key, value in spec.items() if key != "training"}
-    training = spec["training"]
-    if not isinstance(training, Mapping):
-        return Part({"name": "", **rest}, problem=f"training must be a table, got {training!r}")
-    return dataclasses.replace(_part(MODELS.build, rest), training=training)
+def _with_own(key: str, build: Callable[[Any], Any], spec: Any) -> Part:
+    """A component whose entry may hold a table ``key`` beside the component's own fields."""
+    if not isinstance(spec, Mapping) or key not in spec:
+        return _part(build, spec)
+    rest = {name: value for name, value in spec.items() if name != key}
+    own = spec[key]
+    if not isinstance(own, Mapping):
+        return Part({"name": "", **rest}, problem=f"{key} must be a table, got {own!r}")
+    return dataclasses.replace(_part(build, rest), own=own)
 
 
 __all__ = ["Entry", "Matrix", "Results"]

@@ -38,7 +38,8 @@ class Perturbation(Outcome):
     Attributes:
         flips: (2, k) pairs whose edge is added if absent, removed if present.
         x: Features after the attack, None where they are untouched.
-        per_target: For local attacks, the flips against each target node alone.
+        per_target: For local attacks, the flips against each target node alone (none where the
+            budget allows none).
     """
 
     flips: Tensor = field(default_factory=_no_flips)

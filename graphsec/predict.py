@@ -197,13 +197,15 @@ class Predictor:
             return top_items(self.logits(graph), users, graph.num_users, k, excluded)
 
     def certify(self, graph: Graph, nodes: Tensor, rng: Any) -> Tensor:
-        """Certified radii of nodes, where the defense certifies.
+        """Certified radii of nodes (k,), where the defense certifies: what they count, it says.
 
         Raises:
             TypeError: This defense certifies nothing.
         """
-        name = self.origin.defense.name if self.origin else "a wrapped model"
-        raise TypeError(f"{name} certifies nothing")
+        if self.origin is None:
+            raise TypeError("a wrapped model certifies nothing")
+        radii: Tensor = self.origin.defense.certify(self, graph, nodes, rng)
+        return radii
 
     @property
     def filters(self) -> bool:

@@ -37,9 +37,18 @@ def score(
         predictor: The predictor trained on it.
         secret: The game's secret, for games that have one.
         after: The predictor after a poisoning attack; default ``predictor``.
-        nodes: Nodes that count; default the test nodes.
+        nodes: Nodes that count; default the test nodes. Where every target has a world of its
+            own (``Perturbation.per_target``) the targets count, whatever is given.
+
+    Raises:
+        ValueError: The secret is missing or not what the outcome answers, or a local attack
+            poisoned: each of its worlds would need a training of its own.
     """
     after = after or predictor
+    if isinstance(outcome, Perturbation) and outcome.per_target:
+        if after is not predictor:
+            raise ValueError("local attacks are scored on the predictor they met, not on another")
+        return _by_target(outcome, graph, predictor)
     numbers = _utility(graph, predictor, nodes)
     if isinstance(outcome, Perturbation) and graph.task == "classification":
         attacked = _utility(outcome.apply(graph), after, nodes)["accuracy"].value
@@ -58,6 +67,30 @@ def score(
             raise ValueError("the outcome must answer the secret's question, in its order")
         numbers.update(ranking_metrics(outcome.scores, secret.answer))
     return numbers
+
+
+def _by_target(outcome: Perturbation, graph: Graph, predictor: Predictor) -> dict[str, Metric]:
+    """How the labelled targets fare, each in its own world: one forward pass a target."""
+    assert graph.y is not None
+    broken, flips = {}, []
+    for target, world in outcome.worlds(graph):
+        if graph.y[target] >= 0:
+            node = torch.tensor([target])
+            broken[target] = bool(predictor.predict(world, node) != graph.y[node])
+            flips.append(outcome.per_target[target].shape[1])
+    if not broken:
+        return {}
+    numbers = _utility(graph, predictor, torch.tensor(list(broken)))
+    share = sum(broken.values()) / len(broken)
+    drop = numbers["accuracy"].value - (1 - share)
+    mean = sum(flips) / len(flips)
+    return {
+        **numbers,
+        "attacked_accuracy": Metric(1 - share, True, 0, 1, "accuracy under attack"),
+        "accuracy_drop": Metric(drop, False, -1, 1, "loss of accuracy"),
+        "broken": Metric(share, False, 0, 1, "share of targets broken"),
+        "flips": Metric(mean, False, 0, float("inf"), "edges flipped for a target"),
+    }
 
 
 def _under_conditions(

@@ -100,6 +100,38 @@ def project(p: Tensor, budget: float) -> Tensor:
     return (p - middle).clamp_(0, 1)
 
 
+def knapsack(pairs: Tensor, p: Tensor, budget: float, per_node: Tensor) -> Tensor:
+    """Weights p cut to {0 ≤ p ≤ 1, Σ p ≤ budget, Σ p ≤ per_node at each end}, greedily.
+
+    By falling weight each pair takes what it asks for or what is left, so that the budgets hold
+    up to rounding; not the Euclidean projection, which has no closed form under limits at nodes
+    (Gosch et al., Adversarial Training for GNNs, NeurIPS 2023, LR-BCD). Only positive weights
+    are walked.
+
+    Args:
+        pairs: (2, B) pairs of nodes.
+        p: (B,) weights.
+        budget: Largest sum.
+        per_node: (n,) largest sum at each node.
+    """
+    live = (p > 0).nonzero().ravel()
+    order = live[torch.argsort(p[live], descending=True, stable=True)]
+    left, total = per_node.tolist(), float(budget)
+    taken: list[float] = []
+    asked = p[order].clamp(max=1).tolist()
+    for u, v, weight in zip(*pairs[:, order].tolist(), asked, strict=True):
+        got = min(weight, left[u], left[v], total)
+        left[u] -= got
+        left[v] -= got
+        total -= got
+        taken.append(got)
+        if total <= 0:
+            break
+    cut = torch.zeros_like(p)
+    cut[order[: len(taken)]] = torch.tensor(taken, dtype=p.dtype)
+    return cut
+
+
 def strongest(pairs: Tensor, p: Tensor, budget: int, per_node: Tensor | None) -> Tensor:
     """Indices of the ``budget`` pairs of largest positive weight, within limits per node."""
     positive = (p > 0).nonzero().ravel()
@@ -156,6 +188,13 @@ class Candidates:
         spot = np.searchsorted(taken, allowed).clip(max=len(taken) - 1)
         fresh: np.ndarray = allowed[taken[spot] != allowed]
         return fresh
+
+    def every(self) -> np.ndarray:
+        """Sorted codes of all pairs, whether the defense would drop them or not."""
+        nodes = np.arange(self.n) if self._nodes is None else self._nodes
+        u, v = nodes[:, None], nodes[None, :]
+        codes: np.ndarray = (u * self.n + v)[u != v if self.directed else u < v]
+        return codes
 
     def _codes(self, count: int) -> np.ndarray:
         found = np.zeros(0, np.int64)

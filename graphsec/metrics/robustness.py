@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
+
+from graphsec.metrics.base import Curve
 
 
 def relative_area(budgets: Sequence[float], accuracies: Sequence[float], floor: float) -> float:
@@ -41,3 +44,35 @@ def relative_area(budgets: Sequence[float], accuracies: Sequence[float], floor: 
         cross = x[above - 1] + (x[above] - x[above - 1]) * before / (before - after)
         x, height = np.r_[x[:above], cross], np.r_[height[:above], 0.0]
     return float(np.trapezoid(height, x))
+
+
+def certified_ratio(radii: Tensor, correct: Tensor | None = None) -> Curve:
+    """Share of nodes whose answer is certified up to each radius: no attack can change it there.
+
+    With ``correct`` it is the certified accuracy, a lower bound of the accuracy under attack.
+
+    Source: Bojchevski et al., Efficient Robustness Certificates for Discrete Data, ICML 2020.
+
+    Args:
+        radii: (k,) certified radii in flips, −1 where not even radius 0 is certified.
+        correct: (k,) which answers are right.
+
+    Returns:
+        A curve over the radii 0, 1, … up to one past the largest, where it reaches 0.
+
+    Raises:
+        ValueError: No nodes, or shapes that differ.
+    """
+    if radii.dim() != 1 or not len(radii) or (correct is not None and correct.shape != radii.shape):
+        raise ValueError(
+            f"radii must be (k,) with k ≥ 1, and correct like it, got {tuple(radii.shape)} "
+            f"and {None if correct is None else tuple(correct.shape)}"
+        )
+    reached = radii if correct is None else radii.where(correct, -1)
+    steps = range(max(int(radii.max()), 0) + 2)
+    return Curve(
+        tuple(float(r) for r in steps),
+        tuple(float((reached >= r).double().mean()) for r in steps),
+        "certified radius (flips)",
+        "certified ratio" if correct is None else "certified accuracy",
+    )

@@ -19,6 +19,7 @@ from graphsec.models import (
     lightgcn,
     mlp,
     popularity,
+    rgcn,
     sage,
     sgc,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "lightgcn",
     "mlp",
     "popularity",
+    "rgcn",
     "sage",
     "sgc",
 ]

@@ -9,7 +9,9 @@ from __future__ import annotations
 from graphsec.ops.adj import Adj, Block, edge_scores, edge_softmax, propagate
 from graphsec.ops.functions import edge_gather, edge_ratio, edge_sum, sddmm, spmm
 from graphsec.ops.linear import Features, dropout, linear
+from graphsec.ops.lowrank import low_rank
 from graphsec.ops.median import segment_median, soft_median
+from graphsec.ops.medoid import median_sum, soft_medoid
 from graphsec.ops.pagerank import personalized_pagerank
 from graphsec.ops.push import visited
 from graphsec.ops.structure import CSR, Pairs, compiled
@@ -28,11 +30,14 @@ __all__ = [
     "edge_softmax",
     "edge_sum",
     "linear",
+    "low_rank",
+    "median_sum",
     "personalized_pagerank",
     "propagate",
     "sddmm",
     "segment_median",
     "soft_median",
+    "soft_medoid",
     "spmm",
     "visited",
 ]

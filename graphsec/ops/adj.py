@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from graphsec.ops.functions import edge_ratio, edge_sum, sddmm, spmm
+from graphsec.ops.noise import noisy
 from graphsec.ops.structure import CSR, Pairs, kernels_for, outside_transforms
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from graphsec.rng import Rng
 
 Normalization = Literal["sym", "row"] | None
+LARGEST = 5_000  # nodes of a dense adjacency with one weight an entry
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,8 @@ class Adj:
         owner: (cols,) the root each copied node belongs to, where copies are kept apart.
         hops: One bipartite Adj a layer, in a sample; rows are a prefix of the columns.
         final: The weights are a finished operator: ``normalized`` leaves them alone.
+        factors: (L, R), (rows, r) and (cols, r): W also has the dense part L Rᵀ, of any sign,
+            which only ``merged`` spells out.
     """
 
     csr: CSR
@@ -86,6 +90,7 @@ class Adj:
     owner: Tensor | None = None
     hops: tuple[Adj, ...] = ()
     final: bool = False
+    factors: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
     def of(graph: Graph) -> Adj:
@@ -111,19 +116,21 @@ class Adj:
     def tensors(self) -> list[Tensor]:
         """The differentiable leaves that are present."""
         candidate = None if self.block is None else self.block.weight
-        parts = (self.weight, self.left, self.right, candidate)
+        parts = (self.weight, self.left, self.right, candidate, *(self.factors or ()))
         return [part for part in parts if part is not None]
 
     def with_tensors(self, tensors: list[Tensor]) -> Adj:
         """The same adjacency with other leaves, in the order of ``tensors()``."""
         left = list(tensors)
-        changes: dict[str, Tensor | Block] = {}
+        changes: dict[str, Any] = {}
         for name in ("weight", "left", "right"):
             if getattr(self, name) is not None:
                 changes[name] = left.pop(0)
         if self.block is not None:
             changes["block"] = self.block.with_weight(left.pop(0))
-        return replace(self, **changes)  # type: ignore[arg-type]
+        if self.factors is not None:
+            changes["factors"] = (left.pop(0), left.pop(0))
+        return replace(self, **changes)
 
     def hop(self, i: int) -> Adj:
         """What layer i propagates over: itself, or the i-th block of a sample."""
@@ -200,6 +207,8 @@ class Adj:
             degree = degree.index_add(0, self.block.pairs[1], signed)
             if self.block.symmetric:
                 degree = degree.index_add(0, self.block.pairs[0], signed)
+        if self.factors is not None:
+            degree = degree + self.factors[0] @ self.factors[1].sum(0)
         return degree
 
     def normalized(self, kind: Normalization = "sym", self_loops: bool = True) -> Adj:
@@ -244,7 +253,9 @@ class Adj:
         """
         hops = tuple(hop.merged(self_loops) for hop in self.hops)
         loop = self.loop or (1.0 if self_loops and not self.final else 0.0)
-        if self.block is None and not loop:
+        if self.factors is not None:
+            csr, weight = self._dense(loop)
+        elif self.block is None and not loop:
             csr, weight = self.csr, self._explicit_weight()
         else:
             csr, slot = self._layout(bool(loop))
@@ -255,6 +266,24 @@ class Adj:
         if self.right is not None:
             weight = weight * self.right[col]
         return Adj(csr=csr, weight=weight, hops=hops, final=True)
+
+    def _dense(self, loop: float) -> tuple[CSR, Tensor]:
+        """All n × n entries of a matrix with factors, loops on its diagonal."""
+        assert self.factors is not None
+        n, (left, right) = self.num_nodes, self.factors
+        if n > LARGEST:
+            raise ValueError(
+                f"num_nodes must be ≤ {LARGEST} where a low-rank adjacency is spelled out "
+                f"entry by entry (attention, medians), got {n}"
+            )
+        rest = replace(self, factors=None, left=None, right=None, loop=0.0).merged()
+        assert rest.weight is not None
+        matrix = left @ right.T
+        matrix = matrix.index_put(rest.csr.coo, rest.weight.to(matrix.dtype), accumulate=True)
+        matrix = matrix + loop * torch.eye(n, dtype=matrix.dtype, device=matrix.device)
+        each = torch.arange(n, device=matrix.device)
+        csr = CSR(torch.arange(n + 1, device=matrix.device) * n, each.repeat(n), n)
+        return csr, matrix.reshape(-1)
 
     def _explicit_weight(self) -> Tensor:
         if self.weight is not None:
@@ -319,6 +348,8 @@ class Adj:
 
     def scaled(self, clean: Tensor, pairs: Tensor | None) -> Adj:
         """Clean edges times ``clean`` (E,) and added pairs times ``pairs`` (B,): a filter."""
+        if self.factors is not None:
+            raise ValueError("a low-rank adjacency has no edges to filter: filter before it")
         block = self.block
         if block is not None and pairs is not None:
             factor = torch.where(block.clean_edge < 0, pairs, torch.ones_like(pairs))
@@ -343,22 +374,9 @@ class Adj:
         Args:
             p_add: Probability that an absent pair appears.
             p_del: Probability that an edge disappears.
-            rng: Stream to draw from.
+            rng: Stream to draw from; it couples the noise of different graphs (``noisy``).
         """
-        n, generator = self.num_nodes, rng.numpy()
-        row, col = (part.numpy() for part in self.csr.coo)
-        once = row < col
-        row, col = row[once], col[once]
-        kept = generator.random(len(row)) >= p_del
-        total = n * (n - 1) // 2
-        count = generator.binomial(total, p_add)
-        drawn = generator.integers(0, n, (2, count))
-        drawn = np.sort(drawn[:, drawn[0] != drawn[1]], axis=0)
-        keys = np.setdiff1d(np.unique(drawn[0] * n + drawn[1]), row * n + col)
-        keys = np.sort(np.concatenate([(row * n + col)[kept], keys]))
-        both = np.sort(np.concatenate([keys, keys % n * n + keys // n]))
-        indptr = np.searchsorted(both, np.arange(n + 1, dtype=np.int64) * n)
-        return Adj(csr=CSR(torch.from_numpy(indptr), torch.from_numpy(both % n), n))
+        return noisy(self, p_add, p_del, rng)
 
 
 def propagate(adj: Adj, h: Tensor, reduce: Literal["sum", "mean", "max"] = "sum") -> Tensor:
@@ -392,6 +410,9 @@ def propagate(adj: Adj, h: Tensor, reduce: Literal["sum", "mean", "max"] = "sum"
         out = out + spmm(adj._pairs(adj.block), signed, x)
     if adj.loop:
         out = out + adj.loop * x[: adj.num_nodes]
+    if adj.factors is not None:
+        across, along = (part.to(x.dtype) for part in adj.factors)
+        out = out + (across @ (along.T @ x.flatten(1))).view_as(out)
     if adj.left is not None:
         out = out * adj.left.to(x.dtype).view(-1, 1, 1)
     return out if h.dim() == 3 else out.squeeze(1)

@@ -35,6 +35,8 @@ def sample(
     """
     if adj.block is not None:
         raise ValueError("adj must be without candidate pairs to be sampled")
+    if adj.factors is not None:
+        raise ValueError("adj must be sparse to be sampled, got a low-rank one")
     generator = rng.numpy()
     n = adj.num_nodes
     indptr, indices = adj.csr.indptr.numpy(), adj.csr.indices.numpy()

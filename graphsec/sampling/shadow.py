@@ -175,7 +175,7 @@ def read(logits: Tensor, adj: Adj, roots: Tensor, pooling: Pooling = "center") -
 
 def _fixed(adj: Adj) -> Adj:
     """Edges of today: no gradients, no candidate pairs, no entries of weight 0."""
-    if adj.block is not None:
+    if adj.block is not None or adj.factors is not None:
         adj = replace(adj.merged(), final=adj.final)
     weight = None if adj.weight is None else adj.weight.detach()
     return replace(adj, weight=weight).pruned()

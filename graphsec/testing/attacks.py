@@ -11,6 +11,7 @@ from unittest import SkipTest
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from graphsec.cell import Cell, score
 from graphsec.defenses import build as build_defense
@@ -41,11 +42,28 @@ def _victim(name: str, seed: int, model: str, training: str, graph: Graph) -> Pr
     return build_defense("none").fit(graph, recipe, Rng(seed)["defense"])
 
 
+def _worlds(outcome: Perturbation, graph: Graph) -> list[tuple[Tensor, Graph]]:
+    """(flips, attacked graph) of every world: the one of all, and those of single targets."""
+    worlds = [(outcome.flips, outcome.apply(graph))]
+    return worlds + [(outcome.per_target[t], world) for t, world in outcome.worlds(graph)]
+
+
+def _at_random(outcome: Perturbation, graph: Graph, seed: int) -> Perturbation:
+    """As many flips in the world of each target, of pairs at the target drawn uniformly."""
+    rng, nodes = np.random.default_rng(seed), np.arange(graph.num_nodes)
+    worlds = {}
+    for target, flips in outcome.per_target.items():
+        ends = rng.choice(nodes[nodes != target], flips.shape[1], replace=False)
+        worlds[target] = torch.from_numpy(np.stack([ends, np.full_like(ends, target)]))
+    return Perturbation(per_target=worlds)
+
+
 class AttackContract(Contract):
     """What every attack must do.
 
     Attributes:
-        threat: Threat it runs under; its own needs are granted.
+        threat: Threat it runs under; its own needs are granted. A local attack wants one that
+            leaves targets standing: few flips a target (``edges_per_node``), few targets.
         model: Model of the victim.
         training: Training of the victim.
         beats_random: Whether an attack with a budget of edges must do more harm than random
@@ -125,22 +143,22 @@ class AttackContract(Contract):
             assert not same(outcome, full), f"declares {flag.name} but does without"
 
     def test_holds_the_budget(self, graph: Graph) -> None:
-        """Edges are recounted on the attacked graph: no more change than allowed, anywhere."""
-        for edges, each in ((0, None), (3, None), (0.1, None), (0.2, 1), (5, 2)):
+        """Edges are recounted on every attacked graph: no more change than allowed, anywhere."""
+        for edges, each in ((0, None), (3, None), (0.1, None), (0.2, 1), (5, 2), (None, 2)):
             budget = {"edges": edges, "edges_per_node": each}
             outcome = self._run(graph, budget=budget)
             if not isinstance(outcome, Perturbation):
                 assert content(outcome.apply(graph)) == content(graph)
                 continue
-            before, after = (
-                np.asarray(g.to_scipy().todense()) != 0 for g in (graph, outcome.apply(graph))
-            )
-            change = before != after
             limit = int(edges * graph.num_edges + 1e-9) if isinstance(edges, float) else edges
-            assert change.sum() == outcome.flips.shape[1] * (1 if graph.directed else 2)
-            assert outcome.flips.shape[1] <= limit
-            if each is not None:
-                assert change.sum(1).max() <= each
+            for flips, world in _worlds(outcome, graph):
+                before, after = (np.asarray(g.to_scipy().todense()) != 0 for g in (graph, world))
+                change = before != after
+                assert change.sum() == flips.shape[1] * (1 if graph.directed else 2)
+                assert graph.directed or (change == change.T).all()
+                assert limit is None or flips.shape[1] <= limit
+                if each is not None:
+                    assert change.sum(1).max() <= each
 
     def test_same_seed_same_outcome(self, graph: Graph) -> None:
         """Whatever the global generators hold, which are left as they were."""
@@ -166,14 +184,18 @@ class AttackContract(Contract):
         assert secret is None or torch.equal(secret.question, asked)
 
     def test_beats_the_trivial_attacker(self, graph: Graph) -> None:
-        """Flips do more harm than random ones of the same number; scores beat guessing."""
+        """Flips do more harm than as many random ones at the same place; scores beat guessing."""
         if not self.beats_random:
             raise SkipTest("a baseline is not compared with itself")
         known, secret = self._play(graph)
         seeds = range(3)
         mine = [self._run(graph, seed) for seed in seeds]
         if isinstance(mine[0], Perturbation):
-            flips = [self._run(graph, seed, "random") for seed in seeds]
+            flips = (
+                [_at_random(one, graph, seed) for one, seed in zip(mine, seeds, strict=True)]
+                if mine[0].per_target
+                else [self._run(graph, seed, "random") for seed in seeds]
+            )
             harm, chance = (
                 statistics.median(
                     float(score(one, known, self._victim(known))["attacked_accuracy"])

@@ -86,11 +86,11 @@ class Budget(Component):
     """How much an attacker may change or ask; None means nothing may be changed, or no limit.
 
     A float from 0 to 1 is a fraction (of the edges, of a node's degree, of the nodes), an
-    integer an absolute number.
+    integer an absolute number. A local attack has the budget of edges anew for each target.
 
     Attributes:
-        edges: Edges flipped.
-        edges_per_node: Flips at any one node.
+        edges: Edges flipped (None: no limit beyond ``edges_per_node`` where that is given).
+        edges_per_node: Flips at any one node (None: no limit beyond ``edges``).
         nodes: Nodes injected.
         features: Feature entries changed.
         queries: Answers asked for (None: no limit).
@@ -108,18 +108,19 @@ class Budget(Component):
     utility_drop: Annotated[float, Field(ge=0, le=1)] | None = None
 
     def edge_count(self, graph: Graph) -> int:
-        """Largest number of flips in ``graph``.
+        """Largest number of flips in ``graph``: ``edges``, or what the node budgets can hold.
 
         Raises:
-            SpecError: The graph has fewer pairs than that.
+            SpecError: The graph has fewer pairs than ``edges``.
         """
+        n = graph.num_nodes
+        pairs = n * (n - 1) // (1 if graph.directed else 2)
         if self.edges is None:
-            return 0
+            each = self.node_count(graph)
+            return 0 if each is None else min(pairs, int(each.sum()) // 2)  # a flip has two ends
         count = self.edges
         if isinstance(self.edges, float):
             count = math.floor(self.edges * graph.num_edges + 1e-9)
-        n = graph.num_nodes
-        pairs = n * (n - 1) // (1 if graph.directed else 2)
         if count > pairs:
             raise SpecError(
                 f"threat.budget.edges must be at most the {pairs} pairs of {graph.name!r}, "

@@ -112,6 +112,12 @@ class View:
         """(n,) largest number of flips at each node, None without a limit."""
         return self.threat.budget.node_count(self._graph)
 
+    @property
+    def target_budget(self) -> Tensor:
+        """(targets,) largest number of flips in the world of each target, for local attacks."""
+        limit, each = torch.full((len(self.targets),), self.edge_budget), self.node_budget
+        return limit if each is None else torch.minimum(limit, each[self.targets])
+
     # -- the victim's answers -----------------------------------------------------------------
 
     def _count(self, queries: int) -> None:

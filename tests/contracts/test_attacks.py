@@ -14,11 +14,26 @@ from graphsec.registry import ATTACKS
 from graphsec.testing import AttackContract, tiny_graphs
 
 BASELINES = ("none", "random")  # what the others are compared with
+# These do their harm to a victim trained on their flips: compared with random ones in tests/unit.
+POISONING = ("metattack",)
 
-SPECS = {"prbcd": {"name": "prbcd", "steps": 40, "samples": 5}}  # enough for tiny graphs
+LOCAL = ("fga", "local-prbcd", "nettack")  # a world for each target
+FEW = {"budget": {"edges_per_node": 0.5}, "targets": tuple(range(0, 33, 3))}
+
+SPECS = {  # enough for tiny graphs
+    "local-prbcd": {"name": "local-prbcd", "steps": 10},
+    "lrbcd": {"name": "lrbcd", "steps": 40, "samples": 5},
+    "metattack": {"name": "metattack", "inner_steps": 20},
+    "pgd": {"name": "pgd", "steps": 40, "samples": 5},
+    "prbcd": {"name": "prbcd", "steps": 40, "samples": 5},
+}
 
 for _name in ATTACKS:
-    _fields = {"spec": SPECS.get(_name, _name), "beats_random": _name not in BASELINES}
+    _fields: dict[str, Any] = {
+        "spec": SPECS.get(_name, _name),
+        "beats_random": _name not in BASELINES + POISONING,
+        **({"threat": FEW} if _name in LOCAL else {}),
+    }
     _class = f"Test_{_name.replace('-', '_')}"
     globals()[_class] = type(_class, (AttackContract,), _fields)
 

@@ -15,7 +15,12 @@ from graphsec.train import Recipe, fit
 
 # Fields that suit tiny graphs, and what to compose.
 GDC = {"name": "gdc", "k": 16}
-SPECS = {"compose": [GDC, "soft-median"], "gdc": GDC}
+SPECS = {
+    "compose": [GDC, "soft-median"],
+    "gdc": GDC,
+    "smoothing": {"name": "smoothing", "samples": 20},
+    "svd": {"name": "svd", "rank": 8},
+}
 
 for _name in DEFENSES:
     _class = f"Test_{_name.replace('-', '_')}"

@@ -94,6 +94,25 @@ def test_training_of_the_matrix_and_of_one_model() -> None:
     assert [(t.epochs, t.lr) for t in training] == [(9, 0.5), (3, 0.5)]
 
 
+def test_threat_of_the_matrix_and_of_one_attack() -> None:
+    """An attack's own fields replace those of the matrix; its budget as a whole."""
+    local = {"name": "fga", "threat": {"budget": {"edges_per_node": 1}, "targets": [3]}}
+    grid = Matrix(
+        datasets=["karate"],
+        attacks=["prbcd", {"name": "prbcd", "threat": {"adaptive": False}}, local],
+        threat={"targets": "val"},
+        budgets=[0.05, 0.1],
+        mlp_line=False,
+    )
+    assert grid.problems() == []
+    found = [cell.parts.threat for cell in grid.cells()]
+    assert [(t.adaptive, t.budget.edges, t.targets) for t in found] == [
+        (True, 0.05, "val"), (True, 0.1, "val"), (False, 0.05, "val"), (False, 0.1, "val"),
+        (True, None, (3,)),
+    ]  # fmt: skip
+    assert found[-1].budget.edges_per_node == 1
+
+
 def test_a_list_of_defenses_is_composed() -> None:
     grid = Matrix(datasets=["karate"], defenses=["none", ["jaccard", "soft-median"]],
                   mlp_line=False)  # fmt: skip
@@ -108,6 +127,8 @@ def test_a_list_of_defenses_is_composed() -> None:
         ({"models": [{"name": "gcn", "hiden": 8}]}, r"no field 'hiden'; did you mean 'hidden'"),
         ({"models": [{"name": "gcn", "hidden": 0}]}, r"'gcn': hidden:.*got 0"),
         ({"models": [{"name": "gcn", "training": 5}]}, r"training must be a table, got 5"),
+        ({"attacks": [{"name": "prbcd", "threat": 5}]}, r"threat must be a table, got 5"),
+        ({"attacks": [{"name": "prbcd", "threat": {"targts": "val"}}]}, r"no field 'targts'"),
         ({"models": [7]}, r"need a name or a table with a name, got 7"),
         ({"models": [{"hidden": 8}]}, r"the field 'name' is missing"),
         ({"defenses": ["jacard"]}, r"no defense 'jacard'; did you mean 'jaccard'"),

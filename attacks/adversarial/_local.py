@@ -1,0 +1,91 @@
+"""Direct attacks on single nodes: every target has a world of its own, with flips at the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphsec.graph import Graph
+from graphsec.models.base import inputs
+from graphsec.outcome import Perturbation
+from graphsec.predict import Predictor
+from graphsec.search import LossName, attack_loss, margins
+from graphsec.threat import View
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """The pairs at one target, of which some may be flipped.
+
+    Attributes:
+        graph: The clean graph, with labels.
+        target: The node.
+        ends: (k,) the other ends, ascending: all nodes that have a budget of their own.
+        budget: Most flips, ≥ 1.
+    """
+
+    graph: Graph
+    target: int
+    ends: Tensor
+    budget: int
+
+    @property
+    def pairs(self) -> Tensor:
+        """(2, k) the pairs, u < v; in a directed graph from the other end to the target."""
+        pairs = torch.stack([self.ends, torch.full_like(self.ends, self.target)])
+        return pairs if self.graph.directed else pairs.sort(dim=0).values
+
+    @property
+    def y(self) -> Tensor:
+        """(1,) label of the target."""
+        assert self.graph.y is not None
+        return self.graph.y[self.target : self.target + 1]
+
+    def logits(self, victim: Predictor, which: Tensor, weight: Tensor) -> Tensor:
+        """(1, classes) logits of the target with the pairs ``which`` flipped by ``weight``."""
+        symmetric = not self.graph.directed
+        adj = self.graph.adj.with_block(self.pairs[:, which], weight, symmetric=symmetric)
+        return victim.forward(inputs(self.graph), adj)[self.target : self.target + 1]
+
+    def gradient(self, victim: Predictor, which: Tensor, p: Tensor, loss: LossName) -> Tensor:
+        """(b,) derivative of the target's loss by the weights p of the pairs ``which``."""
+        weight = p.clone().requires_grad_()
+        value = attack_loss(loss, self.logits(victim, which, weight), self.y)
+        (gradient,) = torch.autograd.grad(value, weight)
+        return gradient.nan_to_num(0.0)
+
+    @torch.no_grad()
+    def margin(self, victim: Predictor, which: Tensor) -> float:
+        """Margin of the target (logits) with the pairs ``which`` flipped; < 0 is broken."""
+        return float(margins(self.logits(victim, which, torch.ones(len(which))), self.y))
+
+    def best(self, victim: Predictor, found: Sequence[Tensor]) -> Tensor:
+        """The choice of pairs that lowers the margin most; the first of equal ones."""
+        return min(found, key=lambda which: self.margin(victim, which))
+
+
+def attack_each(view: View, attack: Callable[[Row], Tensor]) -> Perturbation:
+    """Attack every labelled target by itself; those without a budget are left as they are.
+
+    Args:
+        view: The attacker's view.
+        attack: Gives the pairs to flip, as indices into ``row.pairs``.
+
+    Raises:
+        ValueError: The threat is poisoning, where every world would need a training of its own.
+    """
+    if view.threat.timing == "poisoning":
+        raise ValueError("threat.timing must be 'evasion' for a local attack, got 'poisoning'")
+    graph, each = view.known, view.node_budget
+    assert graph.y is not None
+    ends = torch.arange(graph.num_nodes) if each is None else (each > 0).nonzero().ravel()
+    worlds = {}
+    for target, budget in zip(view.targets.tolist(), view.target_budget.tolist(), strict=True):
+        if graph.y[target] < 0:
+            continue
+        row = Row(graph, target, ends[ends != target], budget)
+        worlds[target] = row.pairs[:, attack(row)] if budget else row.pairs[:, :0]
+    return Perturbation(per_target=worlds)

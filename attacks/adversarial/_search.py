@@ -1,0 +1,229 @@
+"""What global searches for edge flips share: gradients of pairs, trying flips, greedy choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from graphsec.attacks.base import Attack
+from graphsec.outcome import Perturbation
+from graphsec.predict import Predictor
+from graphsec.rng import Rng
+from graphsec.search import Candidates, LossName, attack_loss, margins, strongest
+from graphsec.threat import Access, View
+
+# At that many pairs a dense attack on a GCN takes 2 GB (measured: up to 97 bytes a pair) and 4 s a
+# gradient on one core.
+DENSE_PAIRS = 20_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Flips, and how well a victim stands them.
+
+    Attributes:
+        score: (accuracy, mean tanh margin) of the targets; lower is a better attack.
+        flips: (2, k).
+    """
+
+    score: tuple[float, float]
+    flips: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalAttack(Attack):
+    """Base of attacks that follow the gradient of one loss over all targets at once.
+
+    The victim itself is attacked; where it has a defense and the attacker knows it, the flips
+    found against an undefended twin are tried on it too and the best is kept, so that an
+    adaptive attack is never weaker than transfer.
+
+    Attributes:
+        loss: What is maximised over the target nodes.
+        alpha: Share of the tanh margin in the mixed losses.
+    """
+
+    uses_edges = True
+
+    loss: LossName = "tanh_margin"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @property
+    def needs(self) -> Access:
+        """The model, the graph, its labels, and a way to train the undefended twin."""
+        return (
+            Access.WEIGHTS | Access.RECIPE | Access.FEATURES | Access.EDGES
+            | Access.TRUE_LABELS | Access.SPLIT
+        )  # fmt: skip
+
+    def run(self, view: View, rng: Rng) -> Perturbation:
+        """Flips that lower the accuracy of the target nodes as far as the search gets."""
+        objective = Objective(self, view)
+        if not objective.possible:
+            return Perturbation()
+        found = self.attempts(objective, view, rng)
+        best = min(found, key=lambda one: one.score)
+        scores = [one.score for one in found]
+        return Perturbation(flips=best.flips, info={"scores": scores, "loss": objective.history})
+
+    def limits(self, view: View) -> Tensor | None:
+        """(n,) most flips at each node, None without a limit."""
+        return view.node_budget
+
+    def attempts(self, objective: Objective, view: View, rng: Rng) -> list[Found]:
+        """All that was found against the victim; the best of it counts."""
+        victim = view.model()
+        found = [self.search(objective, victim, rng)]
+        if view.defended:
+            # The stream of an attacker who is not adaptive: this finds what that one finds.
+            transfer = self.search(objective, view.transfer(), rng)
+            found.append(objective.judge(victim, transfer.flips))
+        return found
+
+    def search(self, objective: Objective, victim: Predictor, rng: Rng) -> Found:
+        """The best flips against one victim."""
+        raise NotImplementedError
+
+
+class Objective:
+    """The attacked nodes of one graph, the budgets, and the loss that is maximised.
+
+    Attributes: ``graph``, ``budget``, ``per_node`` ((n,) or None) and ``history``, the loss at
+    each gradient so far.
+    """
+
+    def __init__(self, attack: GlobalAttack, view: View) -> None:
+        self.graph, self.budget, self.per_node = view.known, view.edge_budget, attack.limits(view)
+        self._ends = None if self.per_node is None else (self.per_node > 0).nonzero().ravel()
+        self.history: list[float] = []
+        if not self.possible:
+            return
+        assert self.graph.y is not None
+        assert self.graph.x is not None
+        self._attack, nodes = attack, view.targets
+        self._nodes = nodes[self.graph.y[nodes] >= 0]
+        self._y, self._x = self.graph.y[self._nodes], self.graph.x
+
+    @property
+    def possible(self) -> bool:
+        """Whether the budgets allow any flip."""
+        return self.budget > 0 and (self._ends is None or len(self._ends) > 1)
+
+    def candidates(self, victim: Predictor, rng: Rng) -> Candidates:
+        """Random pairs of nodes that have a budget."""
+        return Candidates(self.graph, victim, self._ends, rng)
+
+    def every_pair(self, victim: Predictor, rng: Rng) -> tuple[Candidates, np.ndarray]:
+        """The sorted codes of all pairs that the node budgets allow, for dense attacks.
+
+        Raises:
+            ValueError: There are more than ``DENSE_PAIRS``.
+        """
+        candidates = self.candidates(victim, rng)
+        if candidates.total > DENSE_PAIRS:
+            raise ValueError(
+                f"attack {self._attack.name!r} holds every pair of nodes: num_nodes of "
+                f"{self.graph.name!r} must give at most {DENSE_PAIRS:,} pairs, found "
+                f"{self.graph.num_nodes:,} nodes with {candidates.total:,}; take 'prbcd' or 'grbcd'"
+            )
+        return candidates, candidates.every()
+
+    def _logits(self, victim: Predictor, pairs: Tensor, weight: Tensor) -> Tensor:
+        adj = self.graph.adj.with_block(pairs, weight, symmetric=not self.graph.directed)
+        return victim.forward(self._x, adj)[self._nodes]
+
+    def gradient(self, victim: Predictor, pairs: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivative of the loss by how far each pair is flipped, and the targets' logits.
+
+        Args:
+            victim: Who is attacked.
+            pairs: (2, B) candidate pairs.
+            p: (B,) how far each is flipped now, 0 to 1.
+        """
+        weight = p.clone().requires_grad_()
+        logits = self._logits(victim, pairs, weight)
+        loss = attack_loss(self._attack.loss, logits, self._y, self._attack.alpha)
+        (gradient,) = torch.autograd.grad(loss, weight)
+        self.history.append(float(loss.detach()))
+        return gradient.nan_to_num(0.0), logits.detach()
+
+    def score(self, logits: Tensor) -> tuple[float, float]:
+        """Accuracy, and the mean tanh margin to break ties."""
+        margin = margins(logits, self._y)
+        return float((margin > 0).double().mean()), float(torch.tanh(margin).mean())
+
+    @torch.no_grad()
+    def judge(self, victim: Predictor, flips: Tensor) -> Found:
+        """What flips (2, k) do to the targets."""
+        if flips.shape[1]:
+            logits = self._logits(victim, flips, torch.ones(flips.shape[1]))
+        else:
+            logits = victim.forward(self._x, self.graph.adj)[self._nodes]
+        return Found(self.score(logits), flips)
+
+    def discrete(self, pairs: Tensor, p: Tensor) -> Tensor:
+        """(2, k) the pairs of largest weight, as many as the budgets allow."""
+        return pairs[:, strongest(pairs, p, self.budget, self.per_node)]
+
+    def sample(
+        self, victim: Predictor, pairs: Tensor, p: Tensor, count: int, best: Found, rng: Rng
+    ) -> Found:
+        """The best of ``count`` random discretisations; a draw beyond the budget is dropped."""
+        generator = rng.torch()
+        live = (p > 0).nonzero().ravel()
+        for _ in range(count):
+            drawn = live[torch.rand(len(live), generator=generator) < p[live]]
+            if len(drawn) > self.budget:
+                continue
+            if self.per_node is not None:
+                fitting = strongest(pairs[:, drawn], p[drawn], self.budget, self.per_node)
+                drawn = drawn[fitting]
+            best = min(best, self.judge(victim, pairs[:, drawn]), key=lambda one: one.score)
+        return best
+
+    def greedy(
+        self,
+        victim: Predictor,
+        counts: Iterable[int],
+        block: Callable[[np.ndarray], tuple[np.ndarray, Tensor]],
+        tabu: bool = True,
+    ) -> Found:
+        """Flip the pairs of largest gradient, a few in each step; the best step counts.
+
+        Flips made so far stand in the block at weight 1 and fresh pairs at 0, so that each step
+        differentiates at the currently flipped graph, whose score comes with the gradient.
+        A pair whose gradient is not positive is left alone.
+
+        Args:
+            victim: Who is attacked.
+            counts: Flips in each step.
+            block: From the sorted codes of all flips so far to sorted codes, these among them,
+                and their pairs.
+            tabu: Whether flips stay. If not, undoing one counts like a flip in its step.
+        """
+        flipped, flips = np.zeros(0, np.int64), torch.zeros((2, 0), dtype=torch.int64)
+        best: Found | None = None
+        for count in counts:
+            codes, pairs = block(flipped)
+            on = torch.zeros(len(codes), dtype=torch.bool)
+            on[torch.from_numpy(np.searchsorted(codes, flipped))] = True
+            gradient, logits = self.gradient(victim, pairs, on.to(torch.float32))
+            now = Found(self.score(logits), flips)
+            best = now if best is None else min(best, now, key=lambda one: one.score)
+            gain = gradient.masked_fill(on, 0.0) if tabu else torch.where(on, -gradient, gradient)
+            on[strongest(pairs, gain, count, self._left(flips))] ^= True
+            flipped, flips = codes[on.numpy()], pairs[:, on]
+        last = self.judge(victim, flips)
+        return last if best is None else min(best, last, key=lambda one: one.score)
+
+    def _left(self, flips: Tensor) -> Tensor | None:
+        """(n,) what is left of the node budgets."""
+        if self.per_node is None:
+            return None
+        return self.per_node - torch.bincount(flips.ravel(), minlength=self.graph.num_nodes)

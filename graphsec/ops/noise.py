@@ -1,0 +1,104 @@
+"""Random edge flips: each edge gone and each absent pair present, independently."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from graphsec.ops.structure import CSR
+
+if TYPE_CHECKING:
+    from graphsec.ops.adj import Adj
+    from graphsec.rng import Rng
+
+Keys = npt.NDArray[np.int64]
+
+
+def noisy(adj: Adj, p_add: float, p_del: float, rng: Rng) -> Adj:
+    """The pattern of an undirected adjacency with random flips; weights are dropped.
+
+    What happens to a pair depends on the stream and the pair, not on the other edges: two graphs
+    under one stream differ at most where they differed before. Candidate pairs are flips of the
+    graph below the noise; only those that show through it stay. Time and memory are linear in
+    edges, candidates and the p_add · n² / 2 pairs that appear.
+
+    Args:
+        adj: Adjacency of a whole graph; entries of weight 0 are absent.
+        p_add: Probability that an absent pair appears.
+        p_del: Probability that an edge disappears.
+        rng: Stream to draw from.
+
+    Raises:
+        ValueError: Not a plain undirected adjacency.
+    """
+    _check(adj)
+    n, device = adj.num_nodes, adj.csr.indices.device
+    entry, upper = adj._upper
+    edges = upper.cpu().numpy()
+    if adj.weight is not None:
+        edges = edges[(adj.weight[entry] != 0).cpu().numpy()]
+    appears = _appearing(n, p_add, rng)
+    kept = edges[_uniform(edges, rng) >= p_del]
+    keys = np.concatenate([kept, np.setdiff1d(appears, edges, assume_unique=True)])
+    both = np.sort(np.concatenate([keys, keys % n * n + keys // n]))
+    indptr = np.searchsorted(both, np.arange(n + 1, dtype=np.int64) * n)
+    csr = CSR(torch.from_numpy(indptr).to(device), torch.from_numpy(both % n).to(device), n)
+    made = replace(adj, csr=csr, weight=None, block=None)
+    if adj.block is None:
+        return made
+    pairs = adj.block.pairs.cpu().numpy()
+    codes = pairs.min(0) * n + pairs.max(0)
+    shows = np.isin(codes, appears) != (_uniform(codes, rng) >= p_del)
+    if adj.weight is not None:  # taking away an edge of weight 0 changes nothing
+        absent = (adj.weight[adj.block.clean_edge.clamp(min=0)] == 0).cpu().numpy()
+        shows &= ~(absent & (adj.block.clean_edge >= 0).cpu().numpy())
+    chosen = torch.from_numpy(shows.nonzero()[0]).to(device)
+    return made.with_block(adj.block.pairs[:, chosen], adj.block.weight[chosen])
+
+
+def _check(adj: Adj) -> None:
+    operator = adj.final or adj.left is not None or adj.factors is not None or adj.loop
+    if operator or adj.hops or adj.roots is not None or adj.owner is not None:
+        raise ValueError(
+            "noise on edges needs the plain adjacency of a whole graph, "
+            "got a finished operator or a sample"
+        )
+    csr, block = adj.csr, adj.block
+    if not (torch.equal(csr.indptr, csr.T.indptr) and torch.equal(csr.indices, csr.T.indices)) or (
+        block is not None and not block.symmetric
+    ):
+        raise ValueError("noise on edges needs an undirected graph, got a directed one")
+
+
+def _appearing(n: int, p: float, rng: Rng) -> Keys:
+    """Rising keys u · n + v, u < v, of pairs that are each drawn with probability p."""
+    generator = rng["add"].numpy()
+    total = n * (n - 1) // 2
+    count = generator.binomial(total, p)
+    drawn = generator.choice(total, count, replace=False, shuffle=False)
+    # All pairs, once each, lie on a circle: every start u with every step of up to half a round.
+    u, step = drawn % n, drawn // n + 1
+    v = (u + step) % n
+    keys: Keys = np.sort(np.minimum(u, v) * n + np.maximum(u, v))
+    return keys
+
+
+def _uniform(keys: Keys, rng: Rng) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each key, a function of key and stream (twice SplitMix64's mixer).
+
+    Source: Steele et al., Fast Splittable Pseudorandom Number Generators, OOPSLA 2014, §5.
+    """
+    mixed = _mix(keys.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    mixed = _mix(mixed ^ np.uint64(rng["delete"].entropy))
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(z: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[Any] = z ^ (z >> np.uint64(31))
+    return mixed

@@ -1,0 +1,339 @@
+"""Local attacks: worlds, their scores, and exactness on tiny graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import graphsec
+from graphsec.attacks.adversarial._local import Row
+from graphsec.attacks.adversarial.local_prbcd import LocalPRBCD
+from graphsec.attacks.adversarial.nettack import flipped_rows, likelihood_ratio, surrogate
+from graphsec.graph import Graph
+from graphsec.outcome import Perturbation
+from graphsec.rng import Rng
+from graphsec.search import attack_loss, margins
+from graphsec.testing import tiny_graphs
+from graphsec.threat import Budget, Threat
+
+LOCAL = ("fga", "local-prbcd", "nettack")
+GRAPHS = tiny_graphs()
+
+
+@pytest.fixture(params=GRAPHS)
+def graph(request: pytest.FixtureRequest) -> Graph:
+    return GRAPHS[request.param]
+
+
+@pytest.fixture(scope="module")
+def victim() -> graphsec.Predictor:
+    return graphsec.fit(GRAPHS["blocks"], {"name": "gcn", "hidden": 16}, training={"epochs": 60})
+
+
+def row_of(graph: Graph, target: int, budget: int = 1) -> Row:
+    ends = torch.arange(graph.num_nodes)
+    return Row(graph, target, ends[ends != target], budget)
+
+
+def local(name: Any, victim: graphsec.Predictor, graph: Graph, **threat: Any) -> dict[int, Tensor]:
+    outcome = graphsec.attack(name, victim, graph, threat=threat)
+    assert isinstance(outcome, Perturbation)
+    return outcome.per_target
+
+
+# -- budgets and scores ---------------------------------------------------------------------------
+
+
+def test_node_budgets_alone_bound_the_flips() -> None:
+    path = Graph.from_edges([[0, 1, 2], [1, 2, 3]], 4)
+    assert Budget(edges_per_node=1.0).edge_count(path) == 3  # degrees 1, 2, 2, 1: two ends a flip
+    assert Budget(edges_per_node=0.5).edge_count(path) == 1
+    assert Budget(edges_per_node=100).edge_count(path) == 6  # no more than there are pairs
+    assert Budget(edges=2, edges_per_node=1.0).edge_count(path) == 2
+    assert Budget().edge_count(path) == 0
+
+
+def test_budget_of_each_target() -> None:
+    path = Graph.from_edges([[0, 1, 2], [1, 2, 3]], 4)
+
+    def budgets(**budget: Any) -> list[int]:
+        threat = Threat(targets=(2, 0), budget=Budget(**budget))
+        return threat.open(None, path, Rng(0)).target_budget.tolist()
+
+    assert budgets() == [0, 0]
+    assert budgets(edges=2) == [2, 2]
+    assert budgets(edges_per_node=1.0) == [2, 1]
+    assert budgets(edges=1, edges_per_node=1.0) == [1, 1]
+
+
+def test_every_target_is_scored_in_its_own_world(victim: graphsec.Predictor) -> None:
+    graph = GRAPHS["blocks"]
+    outcome = graphsec.attack("fga", victim, graph, threat={"budget": {"edges_per_node": 0.5}})
+    assert isinstance(outcome, Perturbation)
+    numbers = {k: float(v) for k, v in graphsec.score(outcome, graph, victim).items()}
+    assert graph.y is not None
+    broken = [
+        int(victim.predict(graph.flip(flips))[node]) != int(graph.y[node])
+        for node, flips in outcome.per_target.items()
+    ]
+    nodes = torch.tensor(list(outcome.per_target))
+    clean = float((victim.predict(graph, nodes) == graph.y[nodes]).double().mean())
+    assert 0 < sum(broken) < len(broken)
+    assert numbers["broken"] == sum(broken) / len(broken)
+    assert numbers["attacked_accuracy"] == 1 - numbers["broken"]
+    assert numbers["accuracy"] == clean
+    assert numbers["accuracy_drop"] == pytest.approx(clean - numbers["attacked_accuracy"])
+    assert numbers["flips"] == sum(f.shape[1] for f in outcome.per_target.values()) / len(nodes)
+    with pytest.raises(ValueError, match="local"):
+        graphsec.score(outcome, graph, victim, after=victim.relaxed())
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_unlabelled_targets_and_those_without_budget_get_no_flips(name: str) -> None:
+    graph = GRAPHS["weighted"]  # nodes 46 and 47 have no edges, 47 no label
+    victim = graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 20})
+    worlds = local(name, victim, graph, targets=(0, 46, 47), budget={"edges_per_node": 1.0})
+    assert set(worlds) == {0, 46}
+    assert worlds[0].shape[1] > 0
+    assert worlds[46].shape[1] == 0
+    outcome = Perturbation(per_target={**worlds, 47: worlds[46]})
+    numbers = graphsec.score(outcome, graph, victim)
+    assert float(numbers["flips"]) == worlds[0].shape[1] / 2
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_flips_are_at_the_target(name: str, graph: Graph) -> None:
+    victim = graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 20})
+    worlds = local(
+        name, victim, graph, targets=(1, 5, 30), budget={"edges": 3, "edges_per_node": 1.0}
+    )
+    for target, flips in worlds.items():
+        assert 0 < flips.shape[1] <= 3
+        assert (flips == target).any(0).all()
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_poisoning_is_refused(name: str, victim: graphsec.Predictor) -> None:
+    with pytest.raises(ValueError, match=r"threat\.timing must be 'evasion'"):
+        local(name, victim, GRAPHS["blocks"], timing="poisoning", budget={"edges": 1})
+
+
+# -- gradients ------------------------------------------------------------------------------------
+
+
+def test_gradient_of_a_row(victim: graphsec.Predictor, graph: Graph) -> None:
+    """Against central differences of the loss, in double precision, away from and at 0."""
+    victim = graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 20})
+    victim.model.double()
+    assert graph.x is not None
+    double = dataclasses.replace(graph)
+    object.__setattr__(double, "x", graph.x.double())
+    if graph.edge_weight is not None:
+        object.__setattr__(double, "edge_weight", graph.edge_weight.double())
+    row, which = row_of(double, 3), torch.arange(0, graph.num_nodes - 1, 3)
+    p = torch.linspace(0, 0.8, len(which), dtype=torch.float64)
+    gradient = row.gradient(victim, which, p, "tanh_margin")
+    for i in range(len(which)):
+        step = torch.zeros_like(p).index_fill(0, torch.tensor([i]), 1e-5)
+        with torch.no_grad():
+            high, low = (
+                attack_loss("tanh_margin", row.logits(victim, which, p + s), row.y)
+                for s in (step, -step)
+            )
+        assert float(gradient[i]) == pytest.approx(float(high - low) / 2e-5, rel=1e-4, abs=1e-7)
+
+
+def test_fga_follows_the_gradient_of_the_flipped_graph(victim: graphsec.Predictor) -> None:
+    """Each flip has the largest derivative where the earlier ones are edges of the graph."""
+    graph = GRAPHS["blocks"]
+    worlds = local("fga", victim, graph, targets=(4,), budget={"edges": 3})
+    row = row_of(graph, 4)
+    every, zeros = torch.arange(len(row.ends)), torch.zeros(len(row.ends))
+    flipped: list[int] = []
+    now = graph
+    for _ in range(3):
+        gradient = row_of(now, 4).gradient(victim, every, zeros, "margin")
+        gradient[flipped] = -torch.inf
+        flipped.append(int(gradient.argmax()))
+        now = graph.flip(row.pairs[:, flipped])
+    assert sorted(flipped) == sorted(row.ends.tolist().index(int(e)) for e in others(worlds[4], 4))
+
+
+def others(flips: Tensor, target: int) -> Tensor:
+    """The ends of flips that are not the target."""
+    return flips.sum(0) - target
+
+
+# -- Local PR-BCD ---------------------------------------------------------------------------------
+
+
+def test_local_prbcd_finds_the_best_single_flip(victim: graphsec.Predictor) -> None:
+    """Margins within .1 of the best of all flips at nine targets in ten, none above the clean."""
+    graph = GRAPHS["blocks"]
+    nodes = tuple(range(10))
+    spec = {"name": "local-prbcd", "steps": 60}
+    worlds = local(spec, victim, graph, targets=nodes, budget={"edges": 1})
+    near = 0
+    for node in nodes:
+        row = row_of(graph, node)
+        possible = [row.margin(victim, torch.tensor([i])) for i in range(len(row.ends))]
+        found = margin_in_world(victim, graph, node, worlds[node])
+        assert found <= row.margin(victim, torch.tensor([], dtype=torch.int64)) + 1e-5
+        near += found <= min(possible) + 0.1
+    assert near >= 9
+
+
+def margin_in_world(victim: graphsec.Predictor, graph: Graph, node: int, flips: Tensor) -> float:
+    assert graph.y is not None
+    index = torch.tensor([node])
+    return float(margins(victim.logits(graph.flip(flips), index), graph.y[index]))
+
+
+def test_small_blocks_keep_what_has_weight() -> None:
+    attack, generator = LocalPRBCD(block=10), Rng(0).torch()
+    p = torch.zeros(50)
+    p[[3, 7, 30]] = torch.tensor([0.5, 0.1, 1.0])
+    blocks = [attack._block(p, generator) for _ in range(40)]
+    for block in blocks:
+        assert {3, 7, 30} <= set(block.tolist())
+        assert len(set(block.tolist())) == 10
+    assert len({i for block in blocks for i in block.tolist()}) == 50
+    assert len(set(attack._block(torch.ones(50), generator).tolist())) == 10
+
+
+def test_small_blocks_find_flips_too(victim: graphsec.Predictor) -> None:
+    graph = GRAPHS["blocks"]
+    threat = {"targets": tuple(range(10)), "budget": {"edges": 2}}
+    for node, flips in local({"name": "local-prbcd", "block": 20}, victim, graph, **threat).items():
+        clean = margin_in_world(victim, graph, node, flips[:, :0])
+        assert margin_in_world(victim, graph, node, flips) < clean - 0.1
+
+
+@pytest.mark.parametrize("name", ["fga", "local-prbcd"])
+def test_adaptive_is_never_weaker_than_transfer(name: str) -> None:
+    graph = GRAPHS["blocks"]
+    victim = graphsec.fit(
+        graph, {"name": "gcn", "hidden": 8}, "soft-median", training={"epochs": 30}
+    )
+    spec: Any = {"name": name, **({"steps": 10} if name == "local-prbcd" else {})}
+    threat = {"targets": (0, 1, 2, 3), "budget": {"edges": 2}}
+    adaptive = local(spec, victim, graph, **threat)
+    transfer = local(spec, victim, graph, adaptive=False, **threat)
+    for node in adaptive:
+        mine, blind = (margin_in_world(victim, graph, node, w[node]) for w in (adaptive, transfer))
+        assert mine <= blind + 1e-4
+
+
+# -- Nettack --------------------------------------------------------------------------------------
+
+
+def dense_row(graph: Graph, h: Tensor, target: int) -> Tensor:
+    """The target's row of Â² H from dense matrices."""
+    w = torch.from_numpy(graph.to_scipy().toarray()).double() + torch.eye(graph.num_nodes)
+    scale = w.sum(1).rsqrt()
+    a = scale.unsqueeze(1) * w * scale
+    return (a @ a @ h)[target]
+
+
+@pytest.mark.parametrize("target", [0, 5, 33])
+def test_rows_after_every_flip_are_exact(graph: Graph, target: int) -> None:
+    """On the clean graph, and on one that is flipped already."""
+    h = torch.randn(graph.num_nodes, 3, generator=Rng(1).torch(), dtype=torch.float64)
+    row = row_of(graph, target)
+    done = row.pairs[:, [1, 2, int(graph.adj.csr.indices[graph.indptr[target]] > target)]]
+    for flips in (row.pairs[:, :0], done[:, :2]):
+        adj = graph.adj.with_block(flips, torch.ones(flips.shape[1]))
+        now, flipped = flipped_rows(adj, h, target)
+        world = graph.flip(flips)
+        torch.testing.assert_close(now, dense_row(world, h, target), rtol=1e-6, atol=1e-6)
+        for v in row.ends.tolist():
+            pair = torch.tensor([[target], [v]])
+            exact = dense_row(world.flip(pair), h, target)
+            torch.testing.assert_close(flipped[v], exact, rtol=1e-6, atol=1e-6)
+
+
+def ratio_by_hand(clean: list[int], now: list[int]) -> float:
+    """The published formulas, number by number."""
+
+    def fit(degrees: list[int]) -> float:
+        d = [x for x in degrees if x >= 2]
+        logs = sum(math.log(x) for x in d)
+        alpha = 1 + len(d) / sum(math.log(x / 1.5) for x in d)
+        return len(d) * (math.log(alpha) + alpha * math.log(2)) - (alpha + 1) * logs
+
+    return 2 * (fit(clean) + fit(now) - fit(clean + now))
+
+
+def test_degree_test_is_that_of_the_paper(graph: Graph) -> None:
+    row = row_of(graph, 2)
+    now = graph.flip(row.pairs[:, [0, 7]])
+    change = torch.where(now.has_edges(row.pairs), -1, 1)
+    ratio = likelihood_ratio(graph.degree, now.degree, 2, row.ends, change)
+    for i in range(len(row.ends)):
+        after = now.flip(row.pairs[:, [i]]).degree
+        by_hand = ratio_by_hand(graph.degree.tolist(), after.tolist())
+        assert float(ratio[i]) == pytest.approx(by_hand, abs=1e-9)
+
+
+@pytest.mark.parametrize("unnoticeable", [True, False])
+def test_nettack_is_greedy_on_its_surrogate(
+    graph: Graph, victim: graphsec.Predictor, unnoticeable: bool
+) -> None:
+    """Against trying every allowed flip on the surrogate, one flip after the other."""
+    spec = {"name": "nettack", "unnoticeable": unnoticeable}
+    targets = (0, 12, 33)
+    worlds = local(spec, victim, graph, targets=targets, budget={"edges": 2})
+    h, bias = surrogate(graph, Rng(0)["attack"]["surrogate"])
+    for target in targets:
+        row, world = row_of(graph, target), graph
+        flipped: list[int] = []
+        lowest = float(margins(dense_row(world, h, target).unsqueeze(0) + bias, row.y))
+        for _ in range(2):
+            tried = []
+            for i in sorted(set(range(len(row.ends))) - set(flipped)):
+                after = world.flip(row.pairs[:, [i]])
+                isolates = ((after.degree == 0) & (world.degree > 0)).any()
+                ratio = ratio_by_hand(graph.degree.tolist(), after.degree.tolist())
+                if not isolates and (ratio < 0.004 or not unnoticeable):
+                    z = dense_row(after, h, target).unsqueeze(0) + bias
+                    tried.append((float(margins(z, row.y)), i))
+            if not tried or min(tried)[0] >= lowest:
+                break
+            lowest, best = min(tried)
+            flipped.append(best)
+            world = graph.flip(row.pairs[:, flipped])
+        assert sorted(others(worlds[target], target).tolist()) == row.ends[sorted(flipped)].tolist()
+
+
+def test_nettack_keeps_degrees_unnoticed(victim: graphsec.Predictor) -> None:
+    """With the test, worlds pass it; without, some would not."""
+    graph = GRAPHS["karate"]
+    made = graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 20})
+    ratios = {}
+    for unnoticeable in (True, False):
+        worlds = local(
+            {"name": "nettack", "unnoticeable": unnoticeable}, made, graph,
+            targets="all", budget={"edges_per_node": 1.0},
+        )  # fmt: skip
+        ratios[unnoticeable] = [
+            ratio_by_hand(graph.degree.tolist(), graph.flip(flips).degree.tolist())
+            for flips in worlds.values()
+        ]
+    assert max(ratios[True]) < 0.004
+    assert max(ratios[False]) > 0.004
+
+
+def test_nettack_refuses_directed_graphs(victim: graphsec.Predictor) -> None:
+    base = GRAPHS["blocks"]
+    graph = Graph.from_edges(
+        base.edge_index[:, ::2], 90, directed=True, x=base.x, y=base.y, split=base.split
+    )
+    with pytest.raises(ValueError, match="undirected"):
+        local("nettack", victim, graph, budget={"edges": 1})
+    worlds = local("fga", victim, graph, targets=(1, 2), budget={"edges": 2})
+    assert all((flips[1] == target).all() for target, flips in worlds.items())
