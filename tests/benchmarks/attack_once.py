@@ -1,4 +1,4 @@
-"""One PR-BCD attack in a process of its own: ``attack_once.py {ours|pyg} INPUT OUTPUT``.
+"""One attack in a process of its own: ``attack_once.py {ours|pyg} {prbcd|grbcd} INPUT OUTPUT``.
 
 INPUT is a file with weights and a graph; OUTPUT gets accuracy, seconds and peak memory. Whole
 attack, one thread, default allocator.
@@ -24,7 +24,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def ours(data: dict[str, Tensor]) -> dict[str, float]:
+def ours(name: str, data: dict[str, Tensor]) -> dict[str, float]:
     """The attack of graphsec on a GCN with these weights."""
     import graphsec
     from graphsec.models.base import Sizes
@@ -41,8 +41,8 @@ def ours(data: dict[str, Tensor]) -> dict[str, float]:
     model = recipe.model.build(Sizes.of(graph))
     model.load_state_dict({k[6:]: v for k, v in data.items() if k.startswith("model.")})
     victim = Predictor(model, origin=Origin(recipe, DEFENSES.build("none")))
-    spec = {"name": "prbcd", "block": BLOCK, "steps": STEPS}
-    warm = {"name": "prbcd", "block": 1000, "steps": 1}
+    spec = {"name": name, "block": BLOCK, "steps": STEPS}
+    warm = {"name": name, "block": 1000, "steps": 1}
     threat = {"budget": {"edges": EPSILON}}
     graphsec.attack(warm, victim, graph, threat=threat)  # loads the compiled kernels
     before, start = peak(), time.perf_counter()
@@ -54,9 +54,15 @@ def ours(data: dict[str, Tensor]) -> dict[str, float]:
     return {"accuracy": accuracy, "clean": clean, "seconds": took, "peak": peak(), "before": before}
 
 
-def pyg(data: dict[str, Tensor]) -> dict[str, float]:
+def masked(logits: Tensor, y: Tensor, nodes: Tensor) -> Tensor:
+    """Cross-entropy of the attacked nodes that are still right, as graphsec's ``mce``."""
+    nodes = nodes[logits[nodes].argmax(1) == y[nodes]]
+    return F.cross_entropy(logits[nodes], y[nodes])
+
+
+def pyg(name: str, data: dict[str, Tensor]) -> dict[str, float]:
     """torch_geometric's attack on its GCN with these weights."""
-    from torch_geometric.contrib.nn import PRBCDAttack
+    from torch_geometric.contrib.nn import GRBCDAttack, PRBCDAttack
     from torch_geometric.nn import GCNConv
 
     class GCN(torch.nn.Module):
@@ -80,10 +86,11 @@ def pyg(data: dict[str, Tensor]) -> dict[str, float]:
         clean = float((model(x, data["edge_index"])[test].argmax(1) == y[test]).double().mean())
     torch.manual_seed(0)
     before, start = peak(), time.perf_counter()
-    attack = PRBCDAttack(
-        model, block_size=BLOCK, epochs=STEPS, loss="tanh_margin",
-        lr=2_000, log=False, is_undirected=True,
-    )  # fmt: skip
+    given = {"block_size": BLOCK, "epochs": STEPS, "log": False, "is_undirected": True}
+    if name == "prbcd":
+        attack = PRBCDAttack(model, loss="tanh_margin", lr=2_000, **given)
+    else:  # whose "masked" takes the logits for log-probabilities
+        attack = GRBCDAttack(model, loss=masked, **given)
     budget = int(EPSILON * data["edge_index"].shape[1] / 2)
     edges, _ = attack.attack(x, data["edge_index"], y, budget=budget, idx_attack=test)
     took = time.perf_counter() - start
@@ -94,5 +101,7 @@ def pyg(data: dict[str, Tensor]) -> dict[str, float]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    result = {"ours": ours, "pyg": pyg}[sys.argv[1]](torch.load(sys.argv[2], weights_only=True))
-    Path(sys.argv[3]).write_text(json.dumps(result))
+    peer, attack_name, source, target = sys.argv[1:]
+    content = torch.load(source, weights_only=True)
+    result = {"ours": ours, "pyg": pyg}[peer](attack_name, content)
+    Path(target).write_text(json.dumps(result))
