@@ -59,7 +59,8 @@ def test_as_strong_and_ten_times_faster(data_dir: Path, tmp_path: Path, attack: 
             f"\n{attack}, split {split}: clean {mine['clean']:.4f} and {theirs['clean']:.4f}; "
             f"attacked {mine['accuracy']:.4f} and {theirs['accuracy']:.4f}; "
             f"seconds {mine['seconds']:.1f} and {theirs['seconds']:.1f} "
-            f"({theirs['seconds'] / mine['seconds']:.1f}×); peak MB {mine['peak']:.0f} and {theirs['peak']:.0f}"
+            f"({theirs['seconds'] / mine['seconds']:.1f}×); "
+            f"peak MB {mine['peak']:.0f} and {theirs['peak']:.0f}"
         )
     ours = statistics.mean(mine["accuracy"] for mine, _ in rows)
     pyg = statistics.mean(theirs["accuracy"] for _, theirs in rows)
