@@ -12,7 +12,7 @@ from torch import Tensor
 from graphsec.defenses.base import Defense
 from graphsec.graph import Graph
 from graphsec.ops import Adj, Features
-from graphsec.ops.similarity import Measure, pair_similarity
+from graphsec.ops.similarity import Measure, edge_similarity, pair_similarity
 from graphsec.predict import How
 from graphsec.registry import DEFENSES, Range
 
@@ -44,8 +44,7 @@ class Jaccard(Defense):
         """Weight 0 for the dropped edges and candidate pairs, and no gradient through them."""
         if how == "bypass":
             return x, adj
-        row, col = adj.csr.coo
-        clean = self._kept(x, torch.stack([col, row]))
+        clean = self._similar(edge_similarity(x, adj.csr, self._measure(x)))
         pairs = None if adj.block is None else self._kept(x, adj.block.pairs)
         return x, adj.scaled(clean, pairs)
 
@@ -55,8 +54,10 @@ class Jaccard(Defense):
         return self._kept(graph.x, pairs) > 0
 
     def _kept(self, x: Tensor | Features, pairs: Tensor) -> Tensor:
-        similar = pair_similarity(x, pairs, self._measure(x))
-        return (similar > self.threshold).to(torch.float32)
+        return self._similar(pair_similarity(x, pairs, self._measure(x)))
+
+    def _similar(self, similarity: Tensor) -> Tensor:
+        return (similarity > self.threshold).to(torch.float32)
 
     def _measure(self, x: Tensor | Features) -> Measure:
         if self.measure != "auto":

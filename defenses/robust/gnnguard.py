@@ -14,7 +14,7 @@ from torch import Tensor
 from graphsec.defenses.base import Defense
 from graphsec.models.base import GNN
 from graphsec.ops import CSR, Adj, Features, edge_sum, sddmm
-from graphsec.ops.similarity import pair_similarity
+from graphsec.ops.similarity import edge_similarity
 from graphsec.registry import DEFENSES, Range
 
 Layer = Callable[[int, Tensor | Features, Adj, Tensor | Features], Tensor]
@@ -108,7 +108,7 @@ def guarded(adj: Adj, h: Tensor | Features, threshold: float) -> Adj:
 def _cosine(h: Tensor | Features, csr: CSR) -> Tensor:
     """(E,) cosine of the ends of each entry, 0 if one is zero; no gradient in sparse features."""
     if isinstance(h, Features) or h.layout != torch.strided:
-        return pair_similarity(h, torch.stack(csr.coo), "cosine")
+        return edge_similarity(h, csr, "cosine")
     square = h.square().sum(1, keepdim=True)
     present = square > 1e-24
     unit = (h * torch.where(present, torch.where(present, square, 1.0).rsqrt(), 0.0)).unsqueeze(1)

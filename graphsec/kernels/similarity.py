@@ -7,23 +7,29 @@ from graphsec.kernels.sparse import jit
 
 
 @jit
-def overlap(indptr, indices, values, u, v, common, dots):
-    """Number of common columns and inner product of rows u[p] and v[p]; columns are sorted."""
+def overlap(indptr, indices, values, u, v, value, present, common, dots):
+    """Number of common columns and inner product of rows u[p] and v[p].
+
+    ``value`` and ``present`` are zeros, one a column: row u[p] is spread out over them, and stays
+    while the next pair has the same u, so that pairs sorted by u are fast.
+    """
+    spread = -1
     for p in range(len(u)):
-        a, b = indptr[u[p]], indptr[v[p]]
-        enda, endb = indptr[u[p] + 1], indptr[v[p] + 1]
+        i, j = u[p], v[p]
+        if i != spread:
+            if spread >= 0:
+                for q in range(indptr[spread], indptr[spread + 1]):
+                    value[indices[q]] = 0
+                    present[indices[q]] = 0
+            for q in range(indptr[i], indptr[i + 1]):
+                value[indices[q]] = values[q]
+                present[indices[q]] = 1
+            spread = i
         count = 0
         dot = 0.0
-        while a < enda and b < endb:
-            i, j = indices[a], indices[b]
-            if i == j:
-                count += 1
-                dot += values[a] * values[b]
-                a += 1
-                b += 1
-            elif i < j:
-                a += 1
-            else:
-                b += 1
+        for q in range(indptr[j], indptr[j + 1]):
+            column = indices[q]
+            count += present[column]
+            dot += value[column] * values[q]
         common[p] = count
         dots[p] = dot

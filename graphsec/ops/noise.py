@@ -67,10 +67,7 @@ def _check(adj: Adj) -> None:
             "noise on edges needs the plain adjacency of a whole graph, "
             "got a finished operator or a sample"
         )
-    csr, block = adj.csr, adj.block
-    if not (torch.equal(csr.indptr, csr.T.indptr) and torch.equal(csr.indices, csr.T.indices)) or (
-        block is not None and not block.symmetric
-    ):
+    if not adj.csr.symmetric or (adj.block is not None and not adj.block.symmetric):
         raise ValueError("noise on edges needs an undirected graph, got a directed one")
 
 

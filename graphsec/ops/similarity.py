@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from graphsec.ops.linear import Features
-from graphsec.ops.structure import array, kernels_for
+from graphsec.ops.structure import CSR, array, kernels_for
 
 Measure = Literal["jaccard", "cosine"]
 
@@ -19,7 +20,7 @@ def pair_similarity(x: Tensor | Features, pairs: Tensor, measure: Measure) -> Te
 
     Args:
         x: (n, d) dense or sparse features.
-        pairs: (2, k).
+        pairs: (2, k); sorted by the first node they are fast.
         measure: "jaccard": common non-zeros over all non-zeros; "cosine": angle.
 
     Returns:
@@ -36,6 +37,18 @@ def pair_similarity(x: Tensor | Features, pairs: Tensor, measure: Measure) -> Te
     return torch.where(norm > 0, dots / norm.clamp(min=1e-30), 0.0)
 
 
+def edge_similarity(x: Tensor | Features, csr: CSR, measure: Measure) -> Tensor:
+    """(entries,) similarity of row and column of each entry; an edge is looked at once."""
+    row, col = csr.coo
+    if not csr.symmetric:
+        return pair_similarity(x, torch.stack([row, col]), measure)
+    mirror, once = csr.T.eid, row <= col
+    assert mirror is not None
+    similar = pair_similarity(x, torch.stack([row[once], col[once]]), measure)
+    every = similar.new_zeros(csr.nnz).masked_scatter(once, similar)
+    return torch.where(once, every, every[mirror])
+
+
 def _sparse(x: Features, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     count, square = x.row_counts, x.row_squares
     kernels = kernels_for("similarity", x.values)
@@ -43,9 +56,11 @@ def _sparse(x: Features, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
         common, dots, _, _ = _dense(x.to_dense(), pairs)
         return common, dots, count, square
     common, dots = torch.empty(pairs.shape[1]), torch.empty(pairs.shape[1])
+    values, width = array(x.values), x.csr.num_cols
     kernels.overlap(
-        x.csr.indptr.numpy(), x.csr.indices.numpy(), array(x.values),
-        pairs[0].contiguous().numpy(), pairs[1].contiguous().numpy(), common.numpy(), dots.numpy(),
+        x.csr.indptr.numpy(), x.csr.indices.numpy(), values,
+        pairs[0].contiguous().numpy(), pairs[1].contiguous().numpy(),
+        np.zeros(width, values.dtype), np.zeros(width, np.int64), common.numpy(), dots.numpy(),
     )  # fmt: skip
     return common, dots, count, square
 

@@ -146,6 +146,12 @@ class CSR:
         return flipped
 
     @cached_property
+    def symmetric(self) -> bool:
+        """Whether every entry has its mirror image."""
+        other = self.T
+        return torch.equal(self.indptr, other.indptr) and torch.equal(self.indices, other.indices)
+
+    @cached_property
     def keys(self) -> Tensor:
         """Row · num_cols + column of each entry; rising if columns are sorted in rows."""
         row, col = self.coo

@@ -35,7 +35,7 @@ from graphsec.ops import (
     soft_median,
     spmm,
 )
-from graphsec.ops.similarity import pair_similarity
+from graphsec.ops.similarity import edge_similarity, pair_similarity
 from graphsec.rng import Rng
 
 seeds = st.integers(0, 10_000)
@@ -519,6 +519,23 @@ def test_pair_similarity(seed: int) -> None:
                 torch.testing.assert_close(
                     pair_similarity(form, pairs, "cosine"), cosine, rtol=1e-4, atol=1e-5
                 )
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_edge_similarity_is_that_of_the_pairs(directed: bool) -> None:
+    graph = graph_of(3, 20, 0.2)
+    csr = graph.adj.csr
+    if directed:
+        keep = torch.arange(graph.num_nodes) < 10  # rows that keep their entries
+        row, col = (part[keep[csr.coo[0]]] for part in csr.coo)
+        counts = torch.bincount(row, minlength=graph.num_nodes)
+        csr = CSR(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), col, csr.num_cols)
+    assert csr.symmetric is not directed
+    x = torch.rand(20, 6, generator=torch.Generator().manual_seed(0)).round()
+    for form in (x, x.to_sparse_csr()):
+        found = edge_similarity(form, csr, "jaccard")
+        assert found.unique().numel() > 3
+        assert torch.equal(found, pair_similarity(form, torch.stack(csr.coo), "jaccard"))
 
 
 def test_smoothing_sample() -> None:
