@@ -23,7 +23,7 @@ def attack_once(peer: str, attack: str, given: Path, folder: Path) -> dict[str, 
     """Run one attack in a process of its own."""
     out = folder / f"{peer}.json"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", SCRIPT, peer, attack, given, out]
+    command = [sys.executable, "-W", "ignore", *map(str, (SCRIPT, peer, attack, given, out))]
     subprocess.run(command, check=True, env=env)
     result: dict[str, float] = json.loads(out.read_text())
     return result

@@ -534,7 +534,7 @@ def test_edge_similarity_is_that_of_the_pairs(directed: bool) -> None:
     x = torch.rand(20, 6, generator=torch.Generator().manual_seed(0)).round()
     for form in (x, x.to_sparse_csr()):
         found = edge_similarity(form, csr, "jaccard")
-        assert found.unique().numel() > 3
+        assert len(set(found.tolist())) > 3
         assert torch.equal(found, pair_similarity(form, torch.stack(csr.coo), "jaccard"))
 
 
