@@ -37,3 +37,18 @@ class Attack(Component):
     def run(self, view: View, rng: Rng) -> Outcome:
         """Attack through ``view`` only; all randomness from ``rng``."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(Attack):
+    """Base of structure attacks that differentiate through the victim's edges."""
+
+    uses_edges: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> Access:
+        """The model, the graph, its labels, and a way to train the undefended twin."""
+        return (
+            Access.WEIGHTS | Access.RECIPE | Access.FEATURES | Access.EDGES
+            | Access.TRUE_LABELS | Access.SPLIT
+        )  # fmt: skip

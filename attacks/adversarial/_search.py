@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from graphsec.attacks.base import Attack
+from graphsec.attacks.base import GradientAttack
 from graphsec.outcome import Perturbation
 from graphsec.predict import Predictor
 from graphsec.rng import Rng
 from graphsec.search import Candidates, LossName, attack_loss, margins, strongest
-from graphsec.threat import Access, View
+from graphsec.threat import View
 
 # At that many pairs a dense attack on a GCN takes 2 GB (measured: up to 97 bytes a pair) and 4 s a
 # gradient on one core.
@@ -37,7 +37,7 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalAttack(Attack):
+class GlobalAttack(GradientAttack):
     """Base of attacks that follow the gradient of one loss over all targets at once.
 
     The victim itself is attacked; where it has a defense and the attacker knows it, the flips
@@ -49,18 +49,8 @@ class GlobalAttack(Attack):
         alpha: Share of the tanh margin in the mixed losses.
     """
 
-    uses_edges = True
-
     loss: LossName = "tanh_margin"
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
-
-    @property
-    def needs(self) -> Access:
-        """The model, the graph, its labels, and a way to train the undefended twin."""
-        return (
-            Access.WEIGHTS | Access.RECIPE | Access.FEATURES | Access.EDGES
-            | Access.TRUE_LABELS | Access.SPLIT
-        )  # fmt: skip
 
     def run(self, view: View, rng: Rng) -> Perturbation:
         """Flips that lower the accuracy of the target nodes as far as the search gets."""

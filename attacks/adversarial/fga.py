@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from graphsec.attacks.adversarial._local import Row, attack_each
-from graphsec.attacks.base import Attack
+from graphsec.attacks.base import GradientAttack
 from graphsec.outcome import Perturbation
 from graphsec.predict import Predictor
 from graphsec.registry import ATTACKS
 from graphsec.rng import Rng
 from graphsec.search import LossName
-from graphsec.threat import Access, View
+from graphsec.threat import View
 
 
 @ATTACKS.register("fga")
 @dataclass(frozen=True, kw_only=True)
-class FGA(Attack):
+class FGA(GradientAttack):
     """Flips, one at a time, the pair at the target along which its loss rises fastest.
 
     Every target has a world of its own and the whole budget in it. A flip is never taken back;
@@ -36,17 +36,7 @@ class FGA(Attack):
             vanishes where the victim is sure.
     """
 
-    uses_edges = True
-
     loss: LossName = "margin"
-
-    @property
-    def needs(self) -> Access:
-        """The model, the graph, its labels, and a way to train the undefended twin."""
-        return (
-            Access.WEIGHTS | Access.RECIPE | Access.FEATURES | Access.EDGES
-            | Access.TRUE_LABELS | Access.SPLIT
-        )  # fmt: skip
 
     def run(self, view: View, rng: Rng) -> Perturbation:
         """For each target, the greedy flips at it; nothing is random."""

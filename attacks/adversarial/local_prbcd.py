@@ -11,18 +11,18 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from graphsec.attacks.adversarial._local import Row, attack_each
-from graphsec.attacks.base import Attack
+from graphsec.attacks.base import GradientAttack
 from graphsec.outcome import Perturbation
 from graphsec.predict import Predictor
 from graphsec.registry import ATTACKS, Range
 from graphsec.rng import Rng
 from graphsec.search import LossName, project, strongest
-from graphsec.threat import Access, View
+from graphsec.threat import View
 
 
 @ATTACKS.register("local-prbcd", "local-pr-bcd")
 @dataclass(frozen=True, kw_only=True)
-class LocalPRBCD(Attack):
+class LocalPRBCD(GradientAttack):
     """PR-BCD on the row of each target: candidates are the pairs at the target alone.
 
     Every target has a world of its own and the whole budget in it. The row is searched at once
@@ -44,21 +44,11 @@ class LocalPRBCD(Attack):
         lr: Step size, in flips of the budget.
     """
 
-    uses_edges = True
-
     loss: LossName = "prob_margin"
     steps: Annotated[int, Field(ge=1), Range(25, 500, log=True)] = 150
     fine_tune: Annotated[float, Field(ge=0, le=1), Range(0.1, 0.5)] = 1 / 3
     block: Annotated[int, Field(ge=2), Range(1e3, 1e5, log=True)] = 10_000
     lr: Annotated[float, Field(gt=0), Range(1e-2, 1e1, log=True)] = 1.0
-
-    @property
-    def needs(self) -> Access:
-        """The model, the graph, its labels, and a way to train the undefended twin."""
-        return (
-            Access.WEIGHTS | Access.RECIPE | Access.FEATURES | Access.EDGES
-            | Access.TRUE_LABELS | Access.SPLIT
-        )  # fmt: skip
 
     def run(self, view: View, rng: Rng) -> Perturbation:
         """For each target, the flips at it that lower its margin as far as the search gets."""
