@@ -89,11 +89,11 @@ class PRBCD(GlobalAttack):
             codes = np.union1d(mine, codes)
             p = torch.from_numpy(np.isin(codes, mine, assume_unique=True)).to(torch.float32)
 
-        def look() -> _Iterate:
-            found = objective.judge(victim, objective.discrete(candidates.pairs(codes), p))
+        def look(pairs: Tensor) -> _Iterate:
+            found = objective.judge(victim, objective.discrete(pairs, p))
             return _Iterate(found.score, found.flips, codes, p)
 
-        best = look()
+        best = look(candidates.pairs(codes))
         explore = math.ceil(self.steps * (1 - self.fine_tune))
         n = objective.graph.num_nodes
         for t in range(self.steps):
@@ -103,7 +103,7 @@ class PRBCD(GlobalAttack):
             rate = objective.budget / n * self.lr / math.sqrt(max(0, t - explore) + 1)
             p = self.project(objective, pairs, p + rate * gradient)
             if t % self.check_every == 0 or t in (explore - 1, self.steps - 1):
-                best = min(best, look(), key=lambda one: one.score)
+                best = min(best, look(pairs), key=lambda one: one.score)
             if t < explore - 1:
                 codes, p = _redraw(candidates, codes, p, size)
             elif t == explore - 1:  # go back to the best block and refine it

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -140,25 +141,30 @@ def soft_median(adj: Adj, h: Tensor, temperature: float = 1.0) -> Tensor:
         raise ValueError(f"temperature must be > 0, got {temperature}")
     if math.isinf(temperature):
         return propagate(adj, h)
+    return by_head(lambda one, x: _one_head(one, x, temperature), adj, h)
+
+
+def by_head(aggregate: Callable[[Adj, Tensor], Tensor], adj: Adj, h: Tensor) -> Tensor:
+    """An aggregation of (cols, width), applied to each head with the weights of that head."""
     merged = adj.merged()
-    weight = merged.weight
-    assert weight is not None
+    assert merged.weight is not None
+    weight = merged.weight.to(h.dtype)
     if h.dim() == 2:
-        return _one_head(merged.csr, weight.to(h.dtype), h, temperature)
+        return aggregate(replace_weight(merged, weight), h)
     heads = h.shape[1]
     weight = (weight if weight.dim() == 2 else weight.unsqueeze(-1)).expand(-1, heads)
-    parts = [
-        _one_head(merged.csr, weight[:, q].to(h.dtype), h[:, q], temperature) for q in range(heads)
-    ]
+    parts = [aggregate(replace_weight(merged, weight[:, q]), h[:, q]) for q in range(heads)]
     return torch.stack(parts, dim=1)
 
 
-def _one_head(csr: CSR, weight: Tensor, h: Tensor, temperature: float) -> Tensor:
+def _one_head(adj: Adj, h: Tensor, temperature: float) -> Tensor:
+    csr, weight = adj.csr, adj.weight
+    assert weight is not None
     scale = 1 / (temperature * math.sqrt(h.shape[1]))
     weight = weight - (weight * (weight <= _ABSENT)).detach()  # gradients still reach them
     if kernels_for("median", weight, h) is not None:
         return _SoftMedian.apply(csr, weight, h, scale)
-    adj = Adj(csr=csr, weight=weight, final=True)
+    adj = replace_weight(adj, weight)
     median = segment_median(adj, h)
     row, col = csr.coo
     square = (h[col] - median[row]).square().sum(1)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from graphsec.ops.adj import Adj, edge_softmax, propagate
 from graphsec.ops.functions import sddmm
-from graphsec.ops.median import replace_weight, segment_median
+from graphsec.ops.median import by_head, replace_weight, segment_median
 from graphsec.ops.structure import CSR, Pairs, outside_transforms
 
 
@@ -26,7 +25,7 @@ def median_sum(adj: Adj, h: Tensor) -> Tensor:
     Returns:
         (rows, …) like h. First order in h and the weights.
     """
-    return _by_head(lambda one, x: segment_median(one, x) * _total(one), adj, h)
+    return by_head(lambda one, x: segment_median(one, x) * _total(one), adj, h)
 
 
 def soft_medoid(adj: Adj, h: Tensor, k: int = 64, temperature: float = 1.0) -> Tensor:
@@ -53,20 +52,7 @@ def soft_medoid(adj: Adj, h: Tensor, k: int = 64, temperature: float = 1.0) -> T
         raise ValueError(f"temperature must be > 0, got {temperature}")
     if k < 1:
         raise ValueError(f"k must be ≥ 1, got {k}")
-    return _by_head(lambda one, x: _soft_medoid(one, x, k, temperature), adj, h)
-
-
-def _by_head(aggregate: Callable[[Adj, Tensor], Tensor], adj: Adj, h: Tensor) -> Tensor:
-    """An aggregation of (cols, width), applied to each head with the weights of that head."""
-    merged = adj.merged()
-    assert merged.weight is not None
-    weight = merged.weight.to(h.dtype)
-    if h.dim() == 2:
-        return aggregate(replace_weight(merged, weight), h)
-    heads = h.shape[1]
-    weight = (weight if weight.dim() == 2 else weight.unsqueeze(-1)).expand(-1, heads)
-    parts = [aggregate(replace_weight(merged, weight[:, q]), h[:, q]) for q in range(heads)]
-    return torch.stack(parts, dim=1)
+    return by_head(lambda one, x: _soft_medoid(one, x, k, temperature), adj, h)
 
 
 def _total(adj: Adj) -> Tensor:
