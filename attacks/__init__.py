@@ -7,6 +7,7 @@ if __name__ != "graphsec.attacks":
 
 from graphsec.attacks import none
 from graphsec.attacks.adversarial import (
+    degree,
     dice,
     fga,
     fgsm,
@@ -25,6 +26,7 @@ from graphsec.attacks.poisoning import metattack
 
 __all__ = [
     "Attack",
+    "degree",
     "dice",
     "fga",
     "fgsm",

@@ -54,13 +54,17 @@ class GlobalAttack(GradientAttack):
 
     def run(self, view: View, rng: Rng) -> Perturbation:
         """Flips that lower the accuracy of the target nodes as far as the search gets."""
-        objective = Objective(self, view)
+        objective = self.objective(view)
         if not objective.possible:
             return Perturbation()
         found = self.attempts(objective, view, rng)
         best = min(found, key=lambda one: one.score)
         scores = [one.score for one in found]
         return Perturbation(flips=best.flips, info={"scores": scores, "loss": objective.history})
+
+    def objective(self, view: View) -> Objective:
+        """What is searched for."""
+        return Objective(self, view)
 
     def limits(self, view: View) -> Tensor | None:
         """(n,) most flips at each node, None without a limit."""

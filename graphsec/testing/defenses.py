@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 from unittest import SkipTest
@@ -11,6 +13,7 @@ from unittest import SkipTest
 import torch
 
 from graphsec.cell import Cell, score
+from graphsec.defenses import Defense
 from graphsec.defenses import build as build_defense
 from graphsec.graph import Graph
 from graphsec.outcome import Outcome
@@ -28,6 +31,13 @@ from graphsec.testing.common import (
     x_of,
 )
 from graphsec.train import Recipe
+
+
+@cache
+def _fitted(defense: Defense, model: str, training: str, graph: Graph, seed: int) -> Predictor:
+    """Trained once for all tests that only ask it."""
+    recipe = Recipe.of(json.loads(model), json.loads(training))
+    return defense.fit(graph, recipe, Rng(seed)["fit"])
 
 
 class DefenseContract(Contract):
@@ -53,16 +63,20 @@ class DefenseContract(Contract):
     def _cell(self) -> Cell:
         return Cell(dataset=any_dataset(), defense=self.component.spec())
 
-    def _fit(self, graph: Graph, defense: Any = None, seed: int = 0) -> Predictor:
+    def _fit(self, graph: Graph, defense: Any = None) -> Predictor:
         made = self.component if defense is None else build_defense(defense)
-        fitted: Predictor = made.fit(graph, Recipe.of(self.model, self.training), Rng(seed)["fit"])
+        fitted: Predictor = made.fit(graph, Recipe.of(self.model, self.training), Rng(0)["fit"])
         return fitted
+
+    def _fitted(self, graph: Graph, defense: Any = None, seed: int = 0) -> Predictor:
+        made = self.component if defense is None else build_defense(defense)
+        return _fitted(made, json.dumps(self.model), json.dumps(dict(self.training)), graph, seed)
 
     def test_keeps_utility(self, graph: Graph) -> None:
         """Test accuracy, median of three seeds, is near that of the undefended model."""
 
         def accuracy(defense: Any) -> float:
-            fitted = (self._fit(graph, defense, seed) for seed in range(3))
+            fitted = (self._fitted(graph, defense, seed) for seed in range(3))
             return statistics.median(
                 float(score(Outcome(), graph, one)["accuracy"]) for one in fitted
             )
@@ -89,7 +103,7 @@ class DefenseContract(Contract):
         """A loaded predictor gives the same logits, on attacked graphs too."""
         if not self.saves:
             raise SkipTest("says that its predictors can't be saved")
-        made = self._fit(graph)
+        made = self._fitted(graph)
         loaded = Predictor.load(made.save(tmp_path / "model.pt"))
         attacked = graph.flip(some_flips(graph))
         for each in (graph, attacked):
@@ -97,7 +111,7 @@ class DefenseContract(Contract):
 
     def test_sanitises_attacked_graphs(self, graph: Graph) -> None:
         """Evasion meets the defense's preprocessing of the attacked graph, not of the clean one."""
-        made, flips = self._fit(graph), some_flips(graph, 10)
+        made, flips = self._fitted(graph), some_flips(graph, 10)
         made.logits(graph)  # an answer about the clean graph must not be reused
         attacked = graph.flip(flips)
         x, adj = self.component.sanitise(x_of(attacked), attacked.adj)
@@ -108,7 +122,7 @@ class DefenseContract(Contract):
 
     def test_candidate_pairs_are_flips(self, graph: Graph) -> None:
         """Through the defense, candidate pairs at weight 1 give what the flipped graph gives."""
-        made, flips = self._fit(graph), some_flips(graph)
+        made, flips = self._fitted(graph), some_flips(graph)
         adj = graph.adj.with_block(flips, torch.ones(flips.shape[1]), symmetric=not graph.directed)
         with torch.no_grad():
             block = made.forward(x_of(graph), adj)
@@ -116,7 +130,7 @@ class DefenseContract(Contract):
 
     def test_adaptive_attackers_can_differentiate(self, graph: Graph) -> None:
         """Every variant answers, with finite gradients in candidate pairs."""
-        made, flips = self._fit(graph), some_flips(graph)
+        made, flips = self._fitted(graph), some_flips(graph)
         for how in get_args(How):
             weight = torch.full((flips.shape[1],), 0.5, requires_grad=True)
             adj = graph.adj.with_block(flips, weight, symmetric=not graph.directed)
@@ -128,7 +142,7 @@ class DefenseContract(Contract):
 
     def test_pairs_not_allowed_have_no_effect(self, graph: Graph) -> None:
         """Adding pairs that ``allows`` rules out changes no answer."""
-        made = self._fit(graph)
+        made = self._fitted(graph)
         pairs = some_flips(graph, 20)
         pairs = pairs[:, ~graph.has_edges(pairs)]
         allowed = made.allows(graph, pairs)
@@ -141,4 +155,4 @@ class DefenseContract(Contract):
     def test_composes(self, graph: Graph) -> None:
         """Beside ``none`` it is itself."""
         composed = self._fit(graph, [self.component, "none"])
-        assert torch.equal(composed.logits(graph), self._fit(graph).logits(graph))
+        assert torch.equal(composed.logits(graph), self._fitted(graph).logits(graph))

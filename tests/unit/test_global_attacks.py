@@ -16,7 +16,9 @@ from torch import Tensor
 
 import graphsec
 from graphsec.attacks.adversarial._search import Found, Objective
+from graphsec.defenses.purify.svd import SVD
 from graphsec.graph import Graph
+from graphsec.models.base import inputs
 from graphsec.outcome import Perturbation
 from graphsec.registry import ATTACKS
 from graphsec.rng import Rng
@@ -273,3 +275,40 @@ def test_samples_hold_node_budgets(victim: graphsec.Predictor) -> None:
     assert torch.bincount(found.flips.ravel()).max() == 1
     drawn = {tuple(pair) for pair in pairs[:, p > 0].T.tolist()}
     assert {tuple(pair) for pair in found.flips.T.tolist()} <= drawn
+
+
+# -- degree collapse ----------------------------------------------------------------------------
+
+
+def _sparse_blocks(n: int, seed: int) -> Graph:
+    """A block model of few edges and uneven degrees: what a low rank can't hold."""
+    rng, y = np.random.default_rng(seed), np.arange(n) % 3
+    pull = rng.pareto(2.0, n) + 0.5
+    chance = np.where(y[:, None] == y, 9.0, 1.0) / n * np.outer(pull, pull) / pull.mean() ** 2
+    edges = np.argwhere(np.triu(rng.random((n, n)) < chance, 1))
+    x = np.eye(3)[y] @ rng.normal(size=(3, 12)) + rng.normal(size=(n, 12)) * 1.5
+    parts = np.split(rng.permutation(n), [n // 3, n // 2])
+    return Graph.from_edges(edges.T, n, x=x, y=y, split=tuple(parts), name="sparse")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_few_flips_collapse_svd_where_degrees_are_bounded_below(seed: int) -> None:
+    """Twelve flips in 1,100 edges, which PR-BCD spends for a few points."""
+    graph = _sparse_blocks(600, seed)
+    svd = {"name": "svd", "rank": 15, "min_degree": 1e-5}
+    victim = graphsec.fit(graph, {"name": "gcn", "hidden": 16}, svd, training={"epochs": 60})
+
+    def attacked(attack: Any) -> tuple[float, Perturbation]:
+        outcome = graphsec.attack(attack, victim, graph, threat={"budget": {"edges": 12}})
+        assert isinstance(outcome, Perturbation)
+        return float(graphsec.score(outcome, graph, victim)["attacked_accuracy"]), outcome
+
+    collapsed, outcome = attacked("degree")
+    searched, _ = attacked(
+        {"name": "prbcd", "steps": 15, "samples": 3, "block": 20_000, "warm_start": False}
+    )
+    assert collapsed < 0.6 < 0.75 < searched
+    _, low = SVD(rank=15).sanitise(inputs(graph), outcome.apply(graph).adj)
+    assert float(low.degrees().min()) <= -1.0
+    _, low = SVD(rank=15).sanitise(inputs(graph), graph.adj)
+    assert float(low.degrees().min()) > -0.5

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 import graphsec
+from graphsec.defenses.purify.svd import SVD
 from graphsec.defenses.robust.gnnguard import guarded
 from graphsec.graph import Graph
 from graphsec.models.base import Sizes, inputs
@@ -142,6 +143,23 @@ def test_factors_are_the_matrix_they_stand_for(graph: Graph, kind: Any) -> None:
         torch.testing.assert_close(propagate(operator, h), full @ h)
         again = operator.with_tensors([2 * part for part in operator.tensors()])
         assert torch.equal(again.factors[0], 2 * left)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("least", [1e-5, 4.0])
+def test_svd_lifts_small_degrees(graph: Graph, least: float) -> None:
+    """What is below ``min_degree`` becomes that, the rest stays, in value and gradient."""
+    svd, h = SVD(rank=3, min_degree=least), values(graph)
+    low = truncated(matrix(double(graph)), 3)
+    factor = (low.sum(1) + 1).clamp_min(least).rsqrt()
+    wanted = factor[:, None] * ((low + torch.eye(len(low))) @ (factor[:, None] * h))
+    _, adj = svd.sanitise(h, double(graph))
+    torch.testing.assert_close(propagate(adj.normalized("sym"), h), wanted)
+
+    def call(weight: Tensor) -> Tensor:
+        _, made = svd.sanitise(h, with_pairs(double(graph), graph, weight), "relaxed")
+        return propagate(made.normalized("sym"), h)
+
+    assert gradcheck(call, torch.full((12,), 0.3, dtype=torch.float64, requires_grad=True))
 
 
 def test_factors_are_refused_where_edges_are_needed() -> None:
