@@ -50,6 +50,72 @@ def _select(values, weights, count, half):
 
 
 @jit
+def _space(indptr, h):
+    """Scratch memory of ``_row_median``: for the longest row, and for the width."""
+    longest = 0
+    for i in range(len(indptr) - 1):
+        longest = max(longest, indptr[i + 1] - indptr[i])
+    width = h.shape[1]
+    return (
+        np.empty(longest, np.int64), np.zeros((longest + 3, width), h.dtype),
+        np.empty(longest + 3, h.dtype), np.empty(longest, h.dtype), np.empty(longest, h.dtype),
+        np.empty(width, h.dtype), np.empty(width, h.dtype), np.empty(width, h.dtype),
+    )  # fmt: skip
+
+
+@jit
+def _row_median(first, last, indices, w, h, space, out):
+    """``argmedian`` of one row, the entries ``first`` to ``last``; out is (width,)."""
+    present, rows, weights, values, scratch, best, below, found = space
+    width, zero, infinity = h.shape[1], h.dtype.type(0), h.dtype.type(np.inf)
+    count = 0
+    total = 0.0
+    for p in range(first, last):
+        if w[p] > 0:
+            present[count] = p
+            weights[count] = w[p]
+            rows[count] = h[indices[p]]
+            count += 1
+            total += w[p]
+    half = h.dtype.type(0.5 * total * HALF)
+    if count == 0:
+        out[:] = -1
+    elif count <= 128:  # counting: quadratic, but branch-free over the width
+        weights[count : count + 3] = 0
+        best[:] = np.inf
+        for a in range(count):
+            x = rows[a]
+            below[:] = 0
+            for b in range(0, count, 4):  # four at a time: ``below`` is read and written once
+                x0, x1, x2, x3 = rows[b], rows[b + 1], rows[b + 2], rows[b + 3]
+                w0, w1, w2, w3 = weights[b], weights[b + 1], weights[b + 2], weights[b + 3]
+                for k in range(width):
+                    c = x[k]
+                    s = (w0 if x0[k] <= c else zero) + (w1 if x1[k] <= c else zero)
+                    s += (w2 if x2[k] <= c else zero) + (w3 if x3[k] <= c else zero)
+                    below[k] += s
+            for k in range(width):
+                best[k] = min(best[k], x[k] if below[k] >= half else infinity)
+        found[:] = 0
+        for a in range(count - 1, -1, -1):
+            x = rows[a]
+            for k in range(width):
+                found[k] = h.dtype.type(a) if x[k] == best[k] else found[k]
+        for k in range(width):
+            out[k] = present[int(found[k])]
+    else:
+        for k in range(width):
+            for a in range(count):
+                values[a] = rows[a, k]
+                scratch[a] = weights[a]
+            median = _select(values, scratch, count, half)
+            for a in range(count):
+                if rows[a, k] == median:
+                    out[k] = present[a]
+                    break
+
+
+@jit
 def argmedian(indptr, indices, w, h, out):
     """out[i, k] = the entry p of row i whose h[indices[p], k] is the weighted lower median.
 
@@ -57,74 +123,32 @@ def argmedian(indptr, indices, w, h, out):
     among entries of equal value the first in the row is taken. Entries of weight 0 are absent;
     a row without weight gets −1.
     """
-    width = h.shape[1]
-    longest = 0
+    space = _space(indptr, h)
     for i in range(len(indptr) - 1):
-        longest = max(longest, indptr[i + 1] - indptr[i])
-    present = np.empty(longest, np.int64)
-    rows = np.empty((longest, width), h.dtype)
-    weights = np.empty(longest, h.dtype)
-    values, scratch = np.empty(longest, h.dtype), np.empty(longest, h.dtype)
-    best, below = np.empty(width, h.dtype), np.empty(width, h.dtype)
-    index = np.empty(width, np.int32)
-    for i in range(len(indptr) - 1):
-        count = 0
-        total = 0.0
-        for p in range(indptr[i], indptr[i + 1]):
-            if w[p] > 0:
-                present[count] = p
-                weights[count] = w[p]
-                rows[count] = h[indices[p]]
-                count += 1
-                total += w[p]
-        half = h.dtype.type(0.5 * total * HALF)
-        if count == 0:
-            out[i, :] = -1
-        elif count <= 128:  # counting: quadratic, but branch-free over the width
-            best[:] = np.inf
-            index[:] = 0
-            for a in range(count):
-                candidate = rows[a]
-                below[:] = 0
-                for b in range(count):
-                    other, weight = rows[b], weights[b]
-                    for k in range(width):
-                        below[k] += weight if other[k] <= candidate[k] else h.dtype.type(0)
-                for k in range(width):
-                    better = (below[k] >= half) & (candidate[k] < best[k])
-                    best[k] = candidate[k] if better else best[k]
-                    index[k] = a if better else index[k]
-            for k in range(width):
-                out[i, k] = present[index[k]]
-        else:
-            for k in range(width):
-                for a in range(count):
-                    values[a] = rows[a, k]
-                    scratch[a] = weights[a]
-                median = _select(values, scratch, count, half)
-                for a in range(count):
-                    if rows[a, k] == median:
-                        out[i, k] = present[a]
-                        break
+        _row_median(indptr[i], indptr[i + 1], indices, w, h, space, out[i])
 
 
 @jit
-def soft_median(indptr, indices, w, h, arg, scale, out, ratio, distance, total):
-    """Forward pass; ``ratio`` gets exp(−c)/Σ w·exp(−c), ``distance`` ‖x − median‖, both (E,)."""
+def soft_median(indptr, indices, w, h, scale, arg, out, ratio, distance, total):
+    """Forward pass: medians into ``arg`` and Soft Medians into ``out``, row by row.
+
+    ``ratio`` gets exp(−c)/Σ w·exp(−c), ``distance`` ‖x − median‖, both (E,).
+    """
     width = h.shape[1]
-    median = np.empty(width, h.dtype)
+    space, median = _space(indptr, h), np.empty(width, h.dtype)
     for i in range(len(indptr) - 1):
+        first, last = indptr[i], indptr[i + 1]
         out[i, :] = 0
         total[i] = 0
-        if indptr[i] == indptr[i + 1] or arg[i, 0] < 0:
-            for p in range(indptr[i], indptr[i + 1]):
-                ratio[p] = 0
-                distance[p] = 0
+        _row_median(first, last, indices, w, h, space, arg[i])
+        if first == last or arg[i, 0] < 0:
+            ratio[first:last] = 0
+            distance[first:last] = 0
             continue
         for k in range(width):
             median[k] = h[indices[arg[i, k]], k]
         nearest = np.inf
-        for p in range(indptr[i], indptr[i + 1]):
+        for p in range(first, last):
             x = h[indices[p]]
             s = h.dtype.type(0)
             for k in range(width):
@@ -134,69 +158,52 @@ def soft_median(indptr, indices, w, h, arg, scale, out, ratio, distance, total):
             if w[p] > 0 and distance[p] < nearest:
                 nearest = distance[p]
         norm = h.dtype.type(0)
-        for p in range(indptr[i], indptr[i + 1]):
+        for p in range(first, last):
             ratio[p] = np.exp(min((nearest - distance[p]) * scale, h.dtype.type(30)))
             norm += w[p] * ratio[p]
-        for p in range(indptr[i], indptr[i + 1]):
+        row = out[i]
+        for p in range(first, last):
             ratio[p] /= norm
             share = total[i] * w[p] * ratio[p]
             if share != 0:
                 x = h[indices[p]]
                 for k in range(width):
-                    out[i, k] += share * x[k]
+                    row[k] += share * x[k]
 
 
 @jit
-def soft_median_rows(
-    indptr, indices, w, h, arg, scale, out, ratio, distance, total, g, direct, pull, gw, gmedian
-):
-    """Backward pass over rows: gradients of weights and medians, and what each entry passes on.
+def soft_median_backward(indptr, indices, w, h, scale, arg, out, ratio, distance, total, g, gw, gh):
+    """Backward pass: gradients of weights and values; ``gh`` must start at zero.
 
-    ``direct`` is the share of g that reaches x, ``pull`` the factor of (x − median).
+    Each entry passes a share of g on to x, and pulls x and the median towards each other.
     """
     width = h.shape[1]
-    median = np.empty(width, h.dtype)
+    median, gmedian = np.empty(width, h.dtype), np.empty(width, h.dtype)
     for i in range(len(indptr) - 1):
-        gmedian[i, :] = 0
-        if indptr[i] == indptr[i + 1] or arg[i, 0] < 0:
-            for p in range(indptr[i], indptr[i + 1]):
-                direct[p] = 0
-                pull[p] = 0
-                gw[p] = 0
+        first, last = indptr[i], indptr[i + 1]
+        if first == last or arg[i, 0] < 0:
+            gw[first:last] = 0
             continue
+        along = g[i]
         gy = h.dtype.type(0)
         for k in range(width):
             median[k] = h[indices[arg[i, k]], k]
-            gy += g[i, k] * out[i, k]
-        for p in range(indptr[i], indptr[i + 1]):
-            x = h[indices[p]]
+            gy += along[k] * out[i, k]
+        gmedian[:] = 0
+        for p in range(first, last):
+            x, gx = h[indices[p]], gh[indices[p]]
             s = h.dtype.type(0)
             for k in range(width):
-                s += g[i, k] * x[k]
+                s += along[k] * x[k]
             change = ratio[p] * (total[i] * s - gy)
             gw[p] = change + gy / total[i]
-            direct[p] = total[i] * w[p] * ratio[p]
-            b = h.dtype.type(0)
+            direct, pull = total[i] * w[p] * ratio[p], h.dtype.type(0)
             if distance[p] > 1e-12:
-                b = -w[p] * change * scale / distance[p]
-            pull[p] = b
-            if b != 0:
+                pull = -w[p] * change * scale / distance[p]
+            if direct != 0 or pull != 0:
                 for k in range(width):
-                    gmedian[i, k] -= b * (x[k] - median[k])
-
-
-@jit
-def soft_median_cols(indptr, indices, h, arg, direct, pull, g, gmedian, gh):
-    """Backward pass: what entries and medians pass on to h; ``gh`` must start at zero."""
-    width = h.shape[1]
-    for i in range(len(indptr) - 1):
-        if indptr[i] == indptr[i + 1] or arg[i, 0] < 0:
-            continue
-        for p in range(indptr[i], indptr[i + 1]):
-            a, b = direct[p], pull[p]
-            if a != 0 or b != 0:
-                j = indices[p]
-                for k in range(width):
-                    gh[j, k] += a * g[i, k] + b * (h[j, k] - h[indices[arg[i, k]], k])
+                    away = pull * (x[k] - median[k])
+                    gx[k] += direct * along[k] + away
+                    gmedian[k] -= away
         for k in range(width):
-            gh[indices[arg[i, k]], k] += gmedian[i, k]
+            gh[indices[arg[i, k]], k] += gmedian[k]

@@ -95,30 +95,24 @@ class _SoftMedian(Function):
     def forward(ctx: Any, csr: CSR, w: Tensor, h: Tensor, scale: float) -> Tensor:
         kernels = kernels_for("median", w, h)
         assert kernels is not None
-        arg = np.empty((csr.num_rows, h.shape[1]), np.int64)
+        arg = np.empty((csr.num_rows, h.shape[1]), np.int32 if csr.nnz < 2**31 else np.int64)
         out = h.new_empty(csr.num_rows, h.shape[1])
         ratio, distance = (array(torch.empty_like(w)) for _ in range(2))
         total = array(h.new_empty(csr.num_rows))
         wn, hn = array(w), array(h)
-        base = (csr.indptr.numpy(), csr.indices.numpy())
-        scale = wn.dtype.type(scale)
-        kernels.argmedian(*base, wn, hn, arg)
-        kernels.soft_median(*base, wn, hn, arg, scale, out.numpy(), ratio, distance, total)
+        base = (csr.indptr.numpy(), csr.indices.numpy(), wn, hn, wn.dtype.type(scale), arg)
+        kernels.soft_median(*base, out.numpy(), ratio, distance, total)
         # A detached alias: an output kept on its own node would never be freed.
-        ctx.saved = (kernels, base, wn, hn, arg, scale, array(out), ratio, distance, total)
+        ctx.saved = (kernels, base, array(out), ratio, distance, total)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        kernels, base, wn, hn, arg, scale, out, ratio, distance, total = ctx.saved
-        gn, gw, gh = array(g), np.empty_like(wn), np.zeros_like(hn)
-        direct, pull, gmedian = np.empty_like(wn), np.empty_like(wn), np.empty_like(gn)
-        kernels.soft_median_rows(
-            *base, wn, hn, arg, scale, out, ratio, distance, total, gn,
-            direct, pull, gw, gmedian,
-        )  # fmt: skip
-        kernels.soft_median_cols(*base, hn, arg, direct, pull, gn, gmedian, gh)
+        kernels, base, out, ratio, distance, total = ctx.saved
+        wn, hn = base[2:4]
+        gw, gh = np.empty_like(wn), np.zeros_like(hn)
+        kernels.soft_median_backward(*base, out, ratio, distance, total, array(g), gw, gh)
         return None, torch.from_numpy(gw), torch.from_numpy(gh), None
 
 
