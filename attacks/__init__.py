@@ -7,8 +7,11 @@ if __name__ != "graphsec.attacks":
 
 from graphsec.attacks import none
 from graphsec.attacks.adversarial import (
+    brute_force,
     degree,
     dice,
+    feature_pgd,
+    feature_prbcd,
     fga,
     fgsm,
     grbcd,
@@ -18,6 +21,10 @@ from graphsec.attacks.adversarial import (
     pgd,
     prbcd,
     random,
+    random_features,
+    random_injection,
+    sga,
+    tdgia,
 )
 from graphsec.attacks.base import Attack
 from graphsec.attacks.inference import hogwild
@@ -26,8 +33,11 @@ from graphsec.attacks.poisoning import metattack
 
 __all__ = [
     "Attack",
+    "brute_force",
     "degree",
     "dice",
+    "feature_pgd",
+    "feature_prbcd",
     "fga",
     "fgsm",
     "grbcd",
@@ -40,5 +50,9 @@ __all__ = [
     "pgd",
     "prbcd",
     "random",
+    "random_features",
+    "random_injection",
+    "sga",
     "stealing",
+    "tdgia",
 ]

@@ -31,6 +31,19 @@ def _no_flips() -> Tensor:
     return torch.zeros((2, 0), dtype=torch.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class Injection:
+    """Nodes that were not there: n, n + 1, … in a graph of n nodes.
+
+    Attributes:
+        x: (m, d) their features.
+        edges: (2, k) their edges, each once; at least one end of each is a new node.
+    """
+
+    x: Tensor
+    edges: Tensor
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Perturbation(Outcome):
     """A changed graph.
@@ -38,18 +51,23 @@ class Perturbation(Outcome):
     Attributes:
         flips: (2, k) pairs whose edge is added if absent, removed if present.
         x: Features after the attack, None where they are untouched.
+        injected: New nodes, None without any.
         per_target: For local attacks, the flips against each target node alone (none where the
             budget allows none).
     """
 
     flips: Tensor = field(default_factory=_no_flips)
     x: Tensor | None = None
+    injected: Injection | None = None
     per_target: dict[int, Tensor] = field(default_factory=dict)
 
     def apply(self, graph: Graph) -> Graph:
-        """The attacked graph."""
+        """The attacked graph; injected nodes come after all others."""
         changed = graph.flip(self.flips)
-        return changed if self.x is None else changed.replace(x=self.x)
+        if self.x is not None:
+            changed = changed.replace(x=self.x)
+        new = self.injected
+        return changed if new is None else changed.grow(new.x, new.edges)
 
     def worlds(self, graph: Graph) -> Iterator[tuple[int, Graph]]:
         """(target, attacked graph) of each target, for local attacks."""

@@ -19,6 +19,7 @@ from graphsec.metrics import (
 )
 from graphsec.outcome import Answers, LinkScores, MemberScores, Outcome, Perturbation
 from graphsec.predict import Predictor
+from graphsec.threat.features import feature_changes
 
 
 def score(
@@ -51,12 +52,21 @@ def score(
         return _by_target(outcome, graph, predictor)
     numbers = _utility(graph, predictor, nodes)
     if isinstance(outcome, Perturbation) and graph.task == "classification":
+        if nodes is None:  # of the graph as it was: injected nodes have no labels
+            nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)
         attacked = _utility(outcome.apply(graph), after, nodes)["accuracy"].value
         clean = numbers["accuracy"].value
         numbers["attacked_accuracy"] = Metric(attacked, True, 0, 1, "accuracy under attack")
         numbers["accuracy_drop"] = Metric(clean - attacked, False, -1, 1, "loss of accuracy")
         flips = float(outcome.flips.shape[1])
         numbers["flips"] = Metric(flips, False, 0, float("inf"), "edges flipped")
+        if outcome.x is not None and graph.x is not None:
+            changed = float(len(feature_changes(graph.x, outcome.x)[2]))
+            label = "feature entries changed"
+            numbers["features_changed"] = Metric(changed, False, 0, float("inf"), label)
+        if outcome.injected is not None:
+            new = float(len(outcome.injected.x))
+            numbers["injected"] = Metric(new, False, 0, float("inf"), "nodes injected")
     if isinstance(outcome, Answers):
         numbers.update(_under_conditions(outcome, graph, predictor, nodes, numbers))
     if isinstance(outcome, LinkScores | MemberScores):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from graphsec.attacks.base import GradientAttack
+from graphsec.graph import Graph
 from graphsec.outcome import Perturbation
 from graphsec.predict import Predictor
 from graphsec.rng import Rng
@@ -29,7 +30,7 @@ class Found:
 
     Attributes:
         score: (accuracy, mean tanh margin) of the targets; lower is a better attack.
-        flips: (2, k).
+        flips: (2, k), or whatever else the objective judges.
     """
 
     score: tuple[float, float]
@@ -53,17 +54,17 @@ class GlobalAttack(GradientAttack):
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def run(self, view: View, rng: Rng) -> Perturbation:
-        """Flips that lower the accuracy of the target nodes as far as the search gets."""
+        """What lowers the accuracy of the target nodes as far as the search gets."""
         objective = self.objective(view)
         if not objective.possible:
             return Perturbation()
         found = self.attempts(objective, view, rng)
         best = min(found, key=lambda one: one.score)
-        scores = [one.score for one in found]
-        return Perturbation(flips=best.flips, info={"scores": scores, "loss": objective.history})
+        info = {"scores": [one.score for one in found], "loss": objective.history}
+        return objective.outcome(best, info)
 
     def objective(self, view: View) -> Objective:
-        """What is searched for."""
+        """What is attacked and within which budgets."""
         return Objective(self, view)
 
     def limits(self, view: View) -> Tensor | None:
@@ -85,29 +86,71 @@ class GlobalAttack(GradientAttack):
         raise NotImplementedError
 
 
-class Objective:
-    """The attacked nodes of one graph, the budgets, and the loss that is maximised.
+class Targets:
+    """The attacked nodes of one graph, and the loss over them that is maximised.
 
-    Attributes: ``graph``, ``budget``, ``per_node`` ((n,) or None) and ``history``, the loss at
-    each gradient so far.
+    Attributes: ``graph``, ``nodes`` (those targets that have a label), ``y`` (their labels) and
+    ``history``, the loss at each gradient so far.
+
+    Args:
+        graph: The clean graph, with labels.
+        nodes: Target nodes.
+        loss: What is maximised.
+        alpha: Share of the tanh margin in the mixed losses.
+    """
+
+    def __init__(self, graph: Graph, nodes: Tensor, loss: LossName, alpha: float = 0.5) -> None:
+        assert graph.y is not None
+        self.graph, self.nodes = graph, nodes[graph.y[nodes] >= 0]
+        self.y, self.history = graph.y[self.nodes], list[float]()
+        self._loss, self._alpha = loss, alpha
+
+    def derivative(self, logits: Tensor, by: Tensor) -> Tensor:
+        """The loss of the targets' logits, differentiated; its value is noted in ``history``."""
+        loss = attack_loss(self._loss, logits, self.y, self._alpha)
+        (gradient,) = torch.autograd.grad(loss, by)
+        self.history.append(float(loss.detach()))
+        return gradient.nan_to_num(0.0)
+
+    def score(self, logits: Tensor) -> tuple[float, float]:
+        """Accuracy, and the mean tanh margin to break ties."""
+        margin = margins(logits, self.y)
+        return float((margin > 0).double().mean()), float(torch.tanh(margin).mean())
+
+
+class Objective:
+    """Edges of one graph as what may be changed, with the budgets and the targets.
+
+    Attributes: ``graph``, ``budget``, ``per_node`` ((n,) or None) and ``targets``.
     """
 
     def __init__(self, attack: GlobalAttack, view: View) -> None:
         self.graph, self.budget, self.per_node = view.known, view.edge_budget, attack.limits(view)
+        self._attack = attack
         self._ends = None if self.per_node is None else (self.per_node > 0).nonzero().ravel()
-        self.history: list[float] = []
         if not self.possible:
             return
-        assert self.graph.y is not None
         assert self.graph.x is not None
-        self._attack, nodes = attack, view.targets
-        self._nodes = nodes[self.graph.y[nodes] >= 0]
-        self._y, self._x = self.graph.y[self._nodes], self.graph.x
+        self._x = self.graph.x
+        self.targets = Targets(self.graph, view.targets, attack.loss, attack.alpha)
 
     @property
     def possible(self) -> bool:
         """Whether the budgets allow any flip."""
         return self.budget > 0 and (self._ends is None or len(self._ends) > 1)
+
+    @property
+    def history(self) -> list[float]:
+        """The loss at each gradient so far."""
+        return self.targets.history
+
+    def score(self, logits: Tensor) -> tuple[float, float]:
+        """Accuracy of the targets, and their mean tanh margin to break ties."""
+        return self.targets.score(logits)
+
+    def outcome(self, best: Found, info: dict[str, Any]) -> Perturbation:
+        """The evidence to hand over."""
+        return Perturbation(flips=best.flips, info=info)
 
     def candidates(self, victim: Predictor, rng: Rng) -> Candidates:
         """Random pairs of nodes that have a budget."""
@@ -130,7 +173,7 @@ class Objective:
 
     def _logits(self, victim: Predictor, pairs: Tensor, weight: Tensor) -> Tensor:
         adj = self.graph.adj.with_block(pairs, weight, symmetric=not self.graph.directed)
-        return victim.forward(self._x, adj)[self._nodes]
+        return victim.forward(self._x, adj)[self.targets.nodes]
 
     def gradient(self, victim: Predictor, pairs: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         """Derivative of the loss by how far each pair is flipped, and the targets' logits.
@@ -142,15 +185,7 @@ class Objective:
         """
         weight = p.clone().requires_grad_()
         logits = self._logits(victim, pairs, weight)
-        loss = attack_loss(self._attack.loss, logits, self._y, self._attack.alpha)
-        (gradient,) = torch.autograd.grad(loss, weight)
-        self.history.append(float(loss.detach()))
-        return gradient.nan_to_num(0.0), logits.detach()
-
-    def score(self, logits: Tensor) -> tuple[float, float]:
-        """Accuracy, and the mean tanh margin to break ties."""
-        margin = margins(logits, self._y)
-        return float((margin > 0).double().mean()), float(torch.tanh(margin).mean())
+        return self.targets.derivative(logits, weight), logits.detach()
 
     @torch.no_grad()
     def judge(self, victim: Predictor, flips: Tensor) -> Found:
@@ -158,7 +193,7 @@ class Objective:
         if flips.shape[1]:
             logits = self._logits(victim, flips, torch.ones(flips.shape[1]))
         else:
-            logits = victim.forward(self._x, self.graph.adj)[self._nodes]
+            logits = victim.forward(self._x, self.graph.adj)[self.targets.nodes]
         return Found(self.score(logits), flips)
 
     def discrete(self, pairs: Tensor, p: Tensor) -> Tensor:

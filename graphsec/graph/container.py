@@ -25,6 +25,7 @@ from graphsec.graph.arrays import (
     plain_arrays,
     take_rows,
 )
+from graphsec.graph.growth import grown
 from graphsec.graph.holdout import Holdout
 from graphsec.graph.rules import check
 
@@ -351,6 +352,20 @@ class Graph:
             edge_y=None,
             holdout=self.holdout and self.holdout.without(torch.from_numpy(pairs), n),
         )
+
+    def grow(self, x: Any, edges: Any) -> Graph:
+        """The graph with m more nodes n … n + m − 1, in no part of the split, without labels.
+
+        Args:
+            x: (m, d) their features, dense.
+            edges: (2, k) their edges, each with at least one new end; an undirected edge is
+                given once. Weights are 1.
+
+        Raises:
+            GraphError: An edge joins two old nodes, is a self-loop, out of range or listed
+                twice; the widths of the features differ; or labels are real numbers.
+        """
+        return grown(self, x, edges)
 
     def subgraph(self, nodes: Any) -> Graph:
         """The graph induced by ``nodes`` (indices or mask), renumbered in their order."""

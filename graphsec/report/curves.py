@@ -11,7 +11,7 @@ from graphsec.report import figures
 from graphsec.report.data import Book, Row, Scenario, distinct, same, scenarios, summary
 from graphsec.stats import Interval
 
-AMOUNTS = ("edges", "edges_per_node", "nodes", "features")
+AMOUNTS = ("edges", "edges_per_node", "nodes", "features", "features_per_node")
 
 
 def robustness(

@@ -66,13 +66,15 @@ class AttackContract(Contract):
             leaves targets standing: few flips a target (``edges_per_node``), few targets.
         model: Model of the victim.
         training: Training of the victim.
-        beats_random: Whether an attack with a budget of edges must do more harm than random
-            flips (turn it off for a baseline, and for a poisoner that is tested elsewhere).
+        trivial: The attack that does the same at random.
+        beats_random: Whether it must do more harm than the trivial one with the same budget (turn
+            it off for a baseline, and for a poisoner that is tested elsewhere).
     """
 
     threat: ClassVar[Mapping[str, Any]] = {"budget": {"edges": 0.15}}
     model: ClassVar[Mapping[str, Any]] = {"name": "gcn", "hidden": 16}
     training: ClassVar[Mapping[str, Any]] = TRAINING
+    trivial: ClassVar[Any] = "random"
     beats_random: ClassVar[bool] = True
 
     @property
@@ -160,6 +162,33 @@ class AttackContract(Contract):
                 if each is not None:
                     assert change.sum(1).max() <= each
 
+    def test_holds_the_budget_of_features_and_nodes(self, graph: Graph) -> None:
+        """Entries and new nodes are recounted on the attacked graph; without a budget none."""
+        if graph.x is None:
+            raise SkipTest("the graph has no features")
+        n, clean = graph.num_nodes, graph.x.to_dense().numpy()
+        for budget in (
+            {}, {"features": 3}, {"features_per_node": 1}, {"features": 0.02, "feature_change": 1},
+            {"features": 0, "feature_change": 1}, {"nodes": 0},
+            {"nodes": 2, "edges_per_injected": 3},
+        ):  # fmt: skip
+            outcome = self._run(graph, budget=budget)
+            world = outcome.apply(graph)
+            assert world.x is not None
+            x, links = world.x.to_dense().numpy(), np.asarray(world.to_scipy().todense()) != 0
+            change = x[:n] - clean
+            entries = budget.get("features", 0 if "nodes" in budget or not budget else change.size)
+            entries = int(entries * change.size) if isinstance(entries, float) else entries
+            assert (change != 0).sum() <= entries
+            assert (change != 0).sum(1).max() <= budget.get("features_per_node", change.shape[1])
+            assert np.abs(change).max() <= budget.get("feature_change", np.inf) + 1e-5
+            assert len(x) - n <= budget.get("nodes", 0)
+            assert links[n:].sum(1).max(initial=0) <= budget.get("edges_per_injected", 0)
+            assert (links[:n, :n] == (np.asarray(graph.to_scipy().todense()) != 0)).all()
+            assert not links.diagonal().any()
+            assert ((x >= clean.min(0).clip(max=0)) & (x <= clean.max(0).clip(min=0))).all()
+            assert world.split is graph.split
+
     def test_same_seed_same_outcome(self, graph: Graph) -> None:
         """Whatever the global generators hold, which are left as they were."""
         disturb()
@@ -196,7 +225,7 @@ class AttackContract(Contract):
             flips = (
                 [_at_random(one, graph, seed) for one, seed in zip(mine, seeds, strict=True)]
                 if mine[0].per_target
-                else [self._run(graph, seed, "random") for seed in seeds]
+                else [self._run(graph, seed, self.trivial) for seed in seeds]
             )
             harm, chance = (
                 statistics.median(

@@ -17,7 +17,7 @@ from torch import Tensor
 from graphsec.cell import Cell
 from graphsec.graph import Graph
 from graphsec.models.base import inputs
-from graphsec.outcome import Outcome
+from graphsec.outcome import Injection, Outcome
 from graphsec.predict import Predictor
 from graphsec.registry import DATASETS, Component
 
@@ -94,10 +94,11 @@ def content(graph: Graph) -> str:
 def same(a: Any, b: Any) -> bool:
     """Whether two outcomes, or parts of them, are identical."""
     if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and torch.equal(a, b)
+        alike = isinstance(b, Tensor) and a.layout == b.layout  # sparse ones can't be compared
+        return alike and torch.equal(a.to_dense(), b.to_dense())
     if isinstance(a, Mapping):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, Outcome):
+    if isinstance(a, Outcome | Injection):
         return type(a) is type(b) and same(vars(a), vars(b))
     if isinstance(a, Predictor):
         return same(a.model.state_dict(), b.model.state_dict())

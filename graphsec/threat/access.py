@@ -7,7 +7,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -87,12 +87,26 @@ class Budget(Component):
 
     A float from 0 to 1 is a fraction (of the edges, of a node's degree, of the nodes), an
     integer an absolute number. A local attack has the budget of edges anew for each target.
+    ``edges`` and ``edges_per_node`` count pairs of nodes that are there; the edges of injected
+    nodes have a limit of their own. What is changed or injected must look like what is there
+    (``feature_range``).
 
     Attributes:
         edges: Edges flipped (None: no limit beyond ``edges_per_node`` where that is given).
         edges_per_node: Flips at any one node (None: no limit beyond ``edges``).
         nodes: Nodes injected.
-        features: Feature entries changed.
+        edges_per_injected: Edges of an injected node (None: the mean degree, rounded up).
+        features: Feature entries changed (None: no limit where another limit of features is
+            given).
+        features_per_node: Entries changed at any one node, as a fraction of all of its entries
+            (None: no limit beyond ``features``); of an injected node the entries that are not 0
+            (None: as many as the node with most of them has).
+        feature_change: Largest distance by which the features of any one node move, in their
+            own unit (None: no limit beyond the others).
+        feature_norm: What the distance is: the largest entry ("linf") or the length ("l2").
+        feature_range: Least and largest value of changed and injected entries. None: those of
+            the column in the clean graph, 0 among them, and nothing but 0 and 1 where the
+            clean features are nothing else.
         queries: Answers asked for (None: no limit).
         utility_drop: Largest loss of accuracy that goes unnoticed (None: no limit).
     """
@@ -103,9 +117,22 @@ class Budget(Component):
     edges: Amount | None = None
     edges_per_node: Amount | None = None
     nodes: Amount | None = None
+    edges_per_injected: Annotated[int, Field(ge=1)] | None = None
     features: Amount | None = None
+    features_per_node: Amount | None = None
+    feature_change: Annotated[float, Field(ge=0)] | None = None
+    feature_norm: Literal["linf", "l2"] = "linf"
+    feature_range: tuple[float, float] | None = None
     queries: Annotated[int, Field(ge=0)] | None = None
     utility_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.feature_range or (0, 0)
+        if not -math.inf < low <= high < math.inf:
+            raise SpecError(
+                f"threat.budget.feature_range must rise and be finite, got {low:g}…{high:g}"
+            )
 
     def edge_count(self, graph: Graph) -> int:
         """Largest number of flips in ``graph``: ``edges``, or what the node budgets can hold.
@@ -118,15 +145,13 @@ class Budget(Component):
         if self.edges is None:
             each = self.node_count(graph)
             return 0 if each is None else min(pairs, int(each.sum()) // 2)  # a flip has two ends
-        count = self.edges
-        if isinstance(self.edges, float):
-            count = math.floor(self.edges * graph.num_edges + 1e-9)
+        count = share(self.edges, graph.num_edges)
         if count > pairs:
             raise SpecError(
                 f"threat.budget.edges must be at most the {pairs} pairs of {graph.name!r}, "
                 f"got {count}"
             )
-        return int(count)
+        return count
 
     def node_count(self, graph: Graph) -> Tensor | None:
         """(n,) largest number of flips at each node, None without a limit."""
@@ -135,6 +160,19 @@ class Budget(Component):
         if isinstance(self.edges_per_node, float):
             return (graph.degree * self.edges_per_node).floor().to(torch.int64)
         return torch.full((graph.num_nodes,), self.edges_per_node, dtype=torch.int64)
+
+    def injection(self, graph: Graph) -> tuple[int, int]:
+        """Largest number of injected nodes, and of edges at each of them."""
+        count = share(self.nodes, graph.num_nodes)
+        mean = math.ceil(len(graph.indices) / graph.num_nodes)
+        return count, mean if self.edges_per_injected is None else self.edges_per_injected
+
+
+def share(amount: int | float | None, total: int) -> int:
+    """How many an amount is: a float is a fraction of ``total``, None is none."""
+    if isinstance(amount, float):
+        return math.floor(amount * total + 1e-9)
+    return amount or 0
 
 
 def known_fields(fields: Mapping[str, Any], cls: type[Any], where: str) -> None:

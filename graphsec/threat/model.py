@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,6 +17,7 @@ from graphsec.predict import Origin, Predictor
 from graphsec.registry import Component, SpecError
 from graphsec.rng import Rng
 from graphsec.threat.access import Access, Budget, BudgetExceeded, known_fields
+from graphsec.threat.features import check_features, check_injection
 from graphsec.threat.view import View
 
 Timing = Literal["evasion", "poisoning", "inference"]
@@ -142,7 +142,8 @@ class Threat(Component):
         """
         if isinstance(outcome, Perturbation):
             self._check_flips(outcome, graph)
-            self._check_features(outcome, graph)
+            check_features(self.budget, outcome, graph)
+            check_injection(self.budget, outcome, graph)
             if self.budget.utility_drop is not None and before is not None:
                 self._check_utility(outcome, graph, before, after or before)
         elif isinstance(outcome, Answers):
@@ -184,18 +185,6 @@ class Threat(Component):
                         f"the outcome has {int(count[node])}"
                     )
 
-    def _check_features(self, outcome: Perturbation, graph: Graph) -> None:
-        if outcome.x is None or graph.x is None:
-            return
-        changed = int((outcome.x.to_dense() != graph.x.to_dense()).sum())
-        amount = self.budget.features or 0
-        total = graph.num_nodes * graph.num_features
-        limit = math.floor(amount * total) if isinstance(amount, float) else amount
-        if changed > limit:
-            raise BudgetExceeded(
-                f"budget.features allows {limit} changes, the outcome has {changed}"
-            )
-
     def _check_utility(
         self, outcome: Perturbation, graph: Graph, before: Predictor, after: Predictor
     ) -> None:
@@ -214,9 +203,12 @@ class Threat(Component):
 
     def describe(self) -> str:
         """One line for tables and captions."""
-        budget = ", ".join(
-            f"{k} {v:g}" for k, v in self.budget.spec().items() if isinstance(v, int | float)
-        )
+        spec = self.budget.spec()
+        budget = ", ".join(f"{k} {v:g}" for k, v in spec.items() if isinstance(v, int | float))
+        if self.budget.feature_change is not None:
+            budget += f" ({self.budget.feature_norm})"
+        if self.budget.feature_range is not None:
+            budget += ", features in {:g}…{:g}".format(*self.budget.feature_range)
         adaptive = "adaptive" if self.adaptive else "not adaptive"
         sees = "what the attack needs" if self.access is None else ", ".join(self.access)
         when = self.timing or "timing of the attack"

@@ -15,6 +15,7 @@ from graphsec.predict import Origin, Predictor
 from graphsec.registry import DEFENSES
 from graphsec.rng import Rng
 from graphsec.threat.access import Access, AccessDenied, BudgetExceeded
+from graphsec.threat.features import FeatureLimits
 from graphsec.train import Release
 
 if TYPE_CHECKING:
@@ -117,6 +118,23 @@ class View:
         """(targets,) largest number of flips in the world of each target, for local attacks."""
         limit, each = torch.full((len(self.targets),), self.edge_budget), self.node_budget
         return limit if each is None else torch.minimum(limit, each[self.targets])
+
+    @property
+    def injection_budget(self) -> tuple[int, int]:
+        """Largest number of injected nodes, and of edges at each of them."""
+        return self.threat.budget.injection(self._graph)
+
+    @cached_property
+    def feature_limits(self) -> FeatureLimits:
+        """What may be done to features, and what those of injected nodes may be (FEATURES)."""
+        self._require(Access.FEATURES, "view.feature_limits")
+        return FeatureLimits.of(self.threat.budget, self._graph)
+
+    @property
+    def queries_left(self) -> int | None:
+        """Answers that may still be asked for, None without a limit."""
+        limit = self.threat.budget.queries
+        return None if limit is None else limit - self.queries
 
     # -- the victim's answers -----------------------------------------------------------------
 

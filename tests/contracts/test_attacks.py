@@ -13,22 +13,56 @@ from graphsec.outcome import Perturbation
 from graphsec.registry import ATTACKS
 from graphsec.testing import AttackContract, tiny_graphs
 
-BASELINES = ("none", "random")  # what the others are compared with
+BASELINES = (
+    "none",
+    "random",
+    "random-features",
+    "random-injection",
+)  # what the others are compared with
 # These do their harm to a victim trained on their flips: compared with random ones in tests/unit.
 POISONING = ("metattack",)
 AIMED = ("degree",)  # at one kind of defense, the same
 
-LOCAL = ("fga", "local-prbcd", "nettack")  # a world for each target
+LOCAL = ("brute-force", "fga", "local-prbcd", "nettack", "sga")  # a world for each target
 FEW = {"budget": {"edges_per_node": 0.5}, "targets": tuple(range(0, 33, 3))}
+
+FEATURES = {"budget": {"features_per_node": 2}}
+NODES = {"budget": {"nodes": 0.1}}
+
+
+def binary_graphs() -> dict[str, Graph]:
+    """Graphs whose features are 0 and 1: dense ones and sparse ones."""
+    graphs = tiny_graphs()
+    blocks = graphs["blocks"]
+    assert blocks.x is not None
+    return {"signs": blocks.replace(x=blocks.x > 0, name="signs"), "karate": graphs["karate"]}
+
+
+def real_graphs() -> dict[str, Graph]:
+    """Graphs whose features are real."""
+    return {name: graph for name, graph in tiny_graphs().items() if name != "karate"}
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "brute-force": {"threat": {"budget": {"edges": 1}, "targets": (0, 12, 24, 30)}},
+    "random-features": {"threat": FEATURES},
+    "feature-pgd": {"threat": FEATURES, "trivial": "random-features", "graphs": real_graphs},
+    "random-injection": {"threat": NODES},
+    "tdgia": {"threat": NODES, "trivial": "random-injection"},
+    "feature-prbcd": {"threat": FEATURES, "trivial": "random-features", "graphs": binary_graphs},
+}
 
 SPECS = {  # enough for tiny graphs
     "degree": {"name": "degree", "steps": 10},
     "grbcd": {"name": "grbcd", "steps": 8},
+    "feature-pgd": {"name": "feature-pgd", "steps": 20},
+    "feature-prbcd": {"name": "feature-prbcd", "steps": 15, "samples": 3},
     "local-prbcd": {"name": "local-prbcd", "steps": 10},
     "lrbcd": {"name": "lrbcd", "steps": 15, "samples": 3},
     "metattack": {"name": "metattack", "inner_steps": 20},
     "pgd": {"name": "pgd", "steps": 15, "samples": 3},
     "prbcd": {"name": "prbcd", "steps": 15, "samples": 3},
+    "tdgia": {"name": "tdgia", "rounds": 2, "steps": 20},
 }
 
 for _name in ATTACKS:
@@ -36,6 +70,7 @@ for _name in ATTACKS:
         "spec": SPECS.get(_name, _name),
         "beats_random": _name not in BASELINES + POISONING + AIMED,
         **({"threat": FEW} if _name in LOCAL else {}),
+        **{k: staticmethod(v) if callable(v) else v for k, v in OTHERS.get(_name, {}).items()},
     }
     _class = f"Test_{_name.replace('-', '_')}"
     globals()[_class] = type(_class, (AttackContract,), _fields)

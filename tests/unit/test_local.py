@@ -14,6 +14,7 @@ import graphsec
 from graphsec.attacks.adversarial._local import Row
 from graphsec.attacks.adversarial.local_prbcd import LocalPRBCD
 from graphsec.attacks.adversarial.nettack import flipped_rows, likelihood_ratio, surrogate
+from graphsec.attacks.adversarial.sga import Linear
 from graphsec.graph import Graph
 from graphsec.outcome import Perturbation
 from graphsec.rng import Rng
@@ -21,7 +22,7 @@ from graphsec.search import attack_loss, margins
 from graphsec.testing import tiny_graphs
 from graphsec.threat import Budget, Threat
 
-LOCAL = ("fga", "local-prbcd", "nettack")
+LOCAL = ("brute-force", "fga", "local-prbcd", "nettack", "sga")
 GRAPHS = tiny_graphs()
 
 
@@ -227,6 +228,79 @@ def test_adaptive_is_never_weaker_than_transfer(name: str) -> None:
     for node in adaptive:
         mine, blind = (margin_in_world(victim, graph, node, w[node]) for w in (adaptive, transfer))
         assert mine <= blind + 1e-4
+
+
+# -- brute force ----------------------------------------------------------------------------------
+
+
+def margin_of(victim: graphsec.Predictor, graph: Graph, worlds: dict[int, Tensor]) -> list[float]:
+    return [margin_in_world(victim, graph, node, flips) for node, flips in worlds.items()]
+
+
+def test_no_local_attack_beats_brute_force_at_one_flip(graph: Graph) -> None:
+    victim = graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 30})
+    threat = {"targets": (0, 7, 12, 33), "budget": {"edges": 1}}
+    best = margin_of(victim, graph, local("brute-force", victim, graph, **threat))
+    clean = [margin_in_world(victim, graph, t, torch.zeros(2, 0).long()) for t in threat["targets"]]
+    assert all(m < c - 1e-3 for m, c in zip(best, clean, strict=True))
+    for name in LOCAL:
+        spec = {"name": name, "steps": 40} if name == "local-prbcd" else name
+        other = margin_of(victim, graph, local(spec, victim, graph, **threat))
+        assert all(m <= o + 1e-5 for m, o in zip(best, other, strict=True)), name
+
+
+def test_pairs_of_flips_are_tried_together() -> None:
+    graph = GRAPHS["karate"]
+    victim = graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 30})
+    threat = {"targets": (5, 20), "budget": {"edges": 2}}
+    found = local({"name": "brute-force", "depth": 2}, victim, graph, **threat)
+    best = margin_of(victim, graph, found)
+    greedy = local("brute-force", victim, graph, **threat)
+    for name in ("brute-force", "fga", "local-prbcd", "nettack", "sga"):
+        other = margin_of(victim, graph, local(name, victim, graph, **threat))
+        assert all(m <= o + 1e-5 for m, o in zip(best, other, strict=True)), name
+    assert all(flips.shape[1] == 2 for flips in (*found.values(), *greedy.values()))
+
+
+# -- SGA ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [0, 5, 33])
+def test_the_subgraph_gives_the_row_of_the_whole_graph(graph: Graph, target: int) -> None:
+    """Whatever is flipped in it, weights and common neighbours included."""
+    h = torch.randn(graph.num_nodes, 3, generator=Rng(1).torch(), dtype=torch.float64)
+    linear = Linear(graph, h, torch.zeros(3))
+    row = row_of(graph, target, 2)
+    near = linear.around(row, 12)
+    everywhere = torch.stack([dense_row(graph, h, v) for v in range(graph.num_nodes)])
+    torch.testing.assert_close(linear.logits, everywhere, rtol=1e-6, atol=1e-6)
+    z = int(everywhere[target].index_fill(0, row.y, -torch.inf).argmax())
+    generator = Rng(2).torch()
+    for share in (0.0, 0.2, 0.7, 1.0):
+        p = (torch.rand(len(near.ends), generator=generator) < share).double()
+        flips = torch.stack([near.ends[p > 0], torch.full_like(near.ends[p > 0], target)])
+        exact = dense_row(graph.flip(flips), h, target)
+        wanted = float(exact[z] - exact[int(row.y)])
+        assert float(near.gain(p)) == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+
+
+def test_candidates_are_those_of_largest_gradient() -> None:
+    """Among nodes of the wrong class that share no neighbour with the target."""
+    graph, target = GRAPHS["blocks"], 4
+    h = torch.randn(90, 3, generator=Rng(3).torch(), dtype=torch.float64)
+    linear, row = Linear(graph, h, torch.zeros(3)), row_of(graph, target)
+    every = linear.around(row, 90)
+    leaf = torch.zeros(len(every.ends), dtype=torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(every.gain(leaf), leaf)
+    links = torch.from_numpy(graph.to_scipy().toarray())
+    apart = ((links @ links + links)[target, every.ends] == 0).nonzero().ravel()
+    few = linear.around(row, 6).ends
+    steepest = every.ends[apart[gradient[apart].argsort(descending=True)]]
+    chosen = [v for v in steepest.tolist() if v in few.tolist()]
+    assert chosen == steepest.tolist()[: len(chosen)]
+    assert len(chosen) >= 2
+    assert graph.y is not None
+    assert len(graph.y[few[links[target, few] == 0]].unique()) == 1
 
 
 # -- Nettack --------------------------------------------------------------------------------------
