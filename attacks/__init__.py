@@ -20,6 +20,7 @@ from graphsec.attacks.adversarial import (
     nettack,
     pgd,
     prbcd,
+    query_search,
     random,
     random_features,
     random_injection,
@@ -29,7 +30,7 @@ from graphsec.attacks.adversarial import (
 from graphsec.attacks.base import Attack
 from graphsec.attacks.inference import hogwild
 from graphsec.attacks.links import stealing
-from graphsec.attacks.poisoning import metattack
+from graphsec.attacks.poisoning import meta_pgd, meta_prbcd, metattack
 
 __all__ = [
     "Attack",
@@ -44,11 +45,14 @@ __all__ = [
     "hogwild",
     "local_prbcd",
     "lrbcd",
+    "meta_pgd",
+    "meta_prbcd",
     "metattack",
     "nettack",
     "none",
     "pgd",
     "prbcd",
+    "query_search",
     "random",
     "random_features",
     "random_injection",

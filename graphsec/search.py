@@ -162,12 +162,14 @@ class Candidates:
     Args:
         graph: The clean graph.
         victim: Pairs that its defense would drop anyway are not worth a place, unless they are
-            edges.
+            edges. None where nobody is asked.
         nodes: Nodes with a budget of their own (others can't be ends), None for all.
         rng: Stream to draw from.
     """
 
-    def __init__(self, graph: Graph, victim: Predictor, nodes: Tensor | None, rng: Rng) -> None:
+    def __init__(
+        self, graph: Graph, victim: Predictor | None, nodes: Tensor | None, rng: Rng
+    ) -> None:
         self.n = graph.num_nodes
         self.directed = graph.directed
         self._graph, self._victim = graph, victim
@@ -202,7 +204,7 @@ class Candidates:
             # Twice what is missing, so that a filter which drops most pairs costs few rounds.
             wanted = count - len(found)
             codes = self._random(wanted if len(found) == 0 else 4 * wanted + 64)
-            if not self._victim.filters:
+            if self._victim is None or not self._victim.filters:
                 return codes
             pairs = self.pairs(codes)
             keep = self._victim.allows(self._graph, pairs) | self._graph.has_edges(pairs)

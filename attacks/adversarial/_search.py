@@ -126,7 +126,7 @@ class Objective:
 
     def __init__(self, attack: GlobalAttack, view: View) -> None:
         self.graph, self.budget, self.per_node = view.known, view.edge_budget, attack.limits(view)
-        self._attack = attack
+        self._name = attack.name
         self._ends = None if self.per_node is None else (self.per_node > 0).nonzero().ravel()
         if not self.possible:
             return
@@ -165,7 +165,7 @@ class Objective:
         candidates = self.candidates(victim, rng)
         if candidates.total > DENSE_PAIRS:
             raise ValueError(
-                f"attack {self._attack.name!r} holds every pair of nodes: num_nodes of "
+                f"attack {self._name!r} holds every pair of nodes: num_nodes of "
                 f"{self.graph.name!r} must give at most {DENSE_PAIRS:,} pairs, found "
                 f"{self.graph.num_nodes:,} nodes with {candidates.total:,}; take 'prbcd' or 'grbcd'"
             )

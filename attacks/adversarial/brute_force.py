@@ -34,9 +34,11 @@ class BruteForce(GradientAttack):
 
     Attributes:
         depth: Flips that are tried together.
+        stop: Whether a target that is misclassified is left at that, whatever budget is left.
     """
 
     depth: Literal[1, 2] = 1
+    stop: bool = False
 
     def run(self, view: View, rng: Rng) -> Perturbation:
         """For each target, the best flips at it; nothing is random."""
@@ -46,7 +48,7 @@ class BruteForce(GradientAttack):
     def _search(self, row: Row, victim: Predictor) -> Tensor:
         chosen: tuple[int, ...] = ()
         lowest = row.margin(victim, torch.tensor(chosen, dtype=torch.int64))
-        while len(chosen) < row.budget:
+        while len(chosen) < row.budget and not (self.stop and lowest < 0):
             left = [i for i in range(len(row.ends)) if i not in chosen]
             most = min(self.depth, row.budget - len(chosen))
             sets = chain.from_iterable(combinations(left, k) for k in range(1, most + 1))

@@ -56,8 +56,17 @@ class MetaAttack(Attack):
         """The graph, who is trained on, and their labels."""
         return Access.FEATURES | Access.EDGES | Access.TRAIN_LABELS | Access.SPLIT
 
-    def gradient(self, view: View, rng: Rng) -> MetaGradient:
-        """The meta-gradient on the view's graph; ``rng`` decides the self-training labels.
+    def by_node(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(k,) the attack loss of nodes, from their logits (k, classes) and labels."""
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    def gradient(self, view: View, rng: Rng, *, dense: bool = True) -> MetaGradient:
+        """The meta-gradient on the view's graph.
+
+        Args:
+            view: The attacker's view.
+            rng: Stream of the self-training labels.
+            dense: Whether derivatives by all pairs are wanted.
 
         Raises:
             ValueError: The graph is directed, too large, lacks labels or training nodes, or the
@@ -66,7 +75,7 @@ class MetaAttack(Attack):
         graph = view.known
         if graph.directed:
             raise ValueError(f"{self.name} needs an undirected graph, {graph.name!r} is directed")
-        if graph.num_nodes > _LARGEST:
+        if dense and graph.num_nodes > _LARGEST:
             raise ValueError(
                 f"{self.name} scores all pairs at once: num_nodes of {graph.name!r} must be at "
                 f"most {_LARGEST}, found {graph.num_nodes}"
@@ -124,7 +133,8 @@ class MetaGradient:
         self.weight = self.dense.new_zeros(graph.num_nodes)
         self.weight[others] = (1 - attack.share_train) / max(1, len(others))
         self.weight[train] = attack.share_train / len(train)
-        _, logits, _ = self._forward(graph.adj.normalized().merged(), rng)
+        adj = graph.adj.normalized().merged()
+        _, logits, _ = self._forward(adj, self._rows(adj), rng)
         self.labels = logits[:, -self.classes :].argmax(1)
         self.labels[train] = graph.y[train]
 
@@ -143,32 +153,69 @@ class MetaGradient:
             ValueError: The training diverges.
         """
         normal = adj.normalized()
-        inner, logits, rows = self._forward(normal.merged(), rng)
-        steps = logits.view(len(logits), -1, self.classes)
-        by_node = F.cross_entropy(
-            steps.transpose(1, 2), self.labels[:, None].expand(steps.shape[:2]), reduction="none"
-        )
-        losses = self.weight @ by_node
-        if not torch.isfinite(losses).all():
-            raise ValueError(
-                f"{self.attack.name}: lr must let the surrogate's training converge, with "
-                f"lr = {self.attack.lr} its loss is {losses[-1].detach():g}"
-            )
+        operator = normal.merged()
+        inner, logits, rows = self._forward(operator, self._rows(operator), rng)
+        losses = self._losses(logits)
         by_logits, by_rows = torch.autograd.grad(
             losses.sum(), [logits, rows], allow_unused=True, materialize_grads=True
         )
         return float(losses[-1].detach()), self._by_pair(normal, by_logits, inner.detach(), by_rows)
 
-    def _forward(self, operator: Adj, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+    def at_pairs(self, adj: Adj, pairs: Tensor, p: Tensor, rng: Rng) -> tuple[float, Tensor]:
+        """Attack loss and its derivatives by the weights p (B,) of pairs (2, B) alone.
+
+        Through propagation over edges and pairs, at the width of features or of training nodes,
+        whichever are fewer: memory linear in edges, pairs and nodes times that width.
+        """
+        leaf = p.detach().to(self.dense.dtype, copy=True).requires_grad_()
+        operator = adj.with_block(pairs, leaf).normalized()
+        _, logits, _ = self._forward(operator, self._few_rows(operator), rng)
+        losses = self._losses(logits)
+        (by_pair,) = torch.autograd.grad(losses.sum(), leaf)
+        return float(losses[-1].detach()), by_pair
+
+    @torch.no_grad()
+    def loss(self, adj: Adj, rng: Rng) -> float:
+        """Attack loss after training on an adjacency."""
+        operator = adj.normalized()
+        _, logits, _ = self._forward(operator, self._few_rows(operator), rng)
+        return float(self._losses(logits)[-1])
+
+    def _losses(self, logits: Tensor) -> Tensor:
+        """(steps,) attack loss at each step whose logits stand side by side, or at the last."""
+        steps = logits.view(len(logits), -1, self.classes)
+        labels = self.labels.repeat_interleave(steps.shape[1])
+        by_node = self.attack.by_node(steps.reshape(-1, self.classes), labels)
+        losses = self.weight @ by_node.view(steps.shape[:2])
+        if not torch.isfinite(losses).all():
+            raise ValueError(
+                f"{self.attack.name}: lr must let the surrogate's training converge, with "
+                f"lr = {self.attack.lr} its loss is {losses[-1].detach():g}"
+            )
+        return losses
+
+    def _rows(self, operator: Adj) -> Tensor:
+        """S = (Â² X)_L."""
+        return propagate(operator, propagate(operator, self.dense))[self.train]
+
+    def _few_rows(self, operator: Adj) -> Tensor:
+        """S again, as (Â² E_L)ᵀ X where there are fewer training nodes than features."""
+        if len(self.train) >= self.dense.shape[1]:
+            return self._rows(operator)
+        ones = self.dense.new_zeros(len(self.dense), len(self.train))
+        ones[self.train, torch.arange(len(self.train))] = 1
+        return propagate(operator, propagate(operator, ones)).T @ self.dense
+
+    def _forward(self, operator: Adj, rows: Tensor, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
         """X W, Â² X W and S after training; side by side for all steps if approximate."""
         approximate = self.attack.approximate
         w1, w2 = self._initial(rng)
-        rows = propagate(operator, propagate(operator, self.dense))[self.train].requires_grad_()
+        rows.requires_grad_()
         with torch.set_grad_enabled(not approximate):
             steps = list(self._training(rows @ rows.T, rows @ w1, w2))
             weights = [(w1 + rows.T @ a) @ w for a, w in (steps if approximate else steps[-1:])]
             inner = linear(self.x, torch.cat(weights, 1))
-            logits = propagate(operator, propagate(operator, inner))
+        logits = propagate(operator, propagate(operator, inner))
         return inner, logits.requires_grad_(), rows
 
     def _initial(self, rng: Rng) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ BASELINES = (
     "random-injection",
 )  # what the others are compared with
 # These do their harm to a victim trained on their flips: compared with random ones in tests/unit.
-POISONING = ("metattack",)
+POISONING = ("meta-pgd", "meta-prbcd", "metattack")
 AIMED = ("degree",)  # at one kind of defense, the same
 
 LOCAL = ("brute-force", "fga", "local-prbcd", "nettack", "sga")  # a world for each target
@@ -44,7 +44,7 @@ def real_graphs() -> dict[str, Graph]:
 
 
 OTHERS: dict[str, dict[str, Any]] = {
-    "brute-force": {"threat": {"budget": {"edges": 1}, "targets": (0, 12, 24, 30)}},
+    "brute-force": {"threat": {**FEW, "targets": (0, 12, 24)}},
     "random-features": {"threat": FEATURES},
     "feature-pgd": {"threat": FEATURES, "trivial": "random-features", "graphs": real_graphs},
     "random-injection": {"threat": NODES},
@@ -55,13 +55,17 @@ OTHERS: dict[str, dict[str, Any]] = {
 SPECS = {  # enough for tiny graphs
     "degree": {"name": "degree", "steps": 10},
     "grbcd": {"name": "grbcd", "steps": 8},
+    "brute-force": {"name": "brute-force", "stop": True},
     "feature-pgd": {"name": "feature-pgd", "steps": 20},
     "feature-prbcd": {"name": "feature-prbcd", "steps": 15, "samples": 3},
     "local-prbcd": {"name": "local-prbcd", "steps": 10},
     "lrbcd": {"name": "lrbcd", "steps": 15, "samples": 3},
-    "metattack": {"name": "metattack", "inner_steps": 20},
     "pgd": {"name": "pgd", "steps": 15, "samples": 3},
     "prbcd": {"name": "prbcd", "steps": 15, "samples": 3},
+    "meta-pgd": {"name": "meta-pgd", "inner_steps": 10, "steps": 8, "samples": 2},
+    "meta-prbcd": {"name": "meta-prbcd", "inner_steps": 10, "steps": 8, "samples": 2},
+    "metattack": {"name": "metattack", "inner_steps": 20},
+    "query-search": {"name": "query-search", "steps": 60},
     "tdgia": {"name": "tdgia", "rounds": 2, "steps": 20},
 }
 
