@@ -113,21 +113,24 @@ def paired(
     second: Sequence[float],
     *,
     test: Literal["t", "wilcoxon"] = "t",
+    clusters: Sequence[Sequence[Hashable]] = (),
     level: float = 0.95,
 ) -> Paired:
     """Compare two methods measured on the same replicates, in the same order.
 
-    Source: Student's paired t-test; Wilcoxon 1945, "Individual comparisons by ranking methods"
+    Source: Student's paired t-test, with ``clusters`` on the standard error and the degrees of
+    freedom of ``mean_interval``; Wilcoxon 1945, "Individual comparisons by ranking methods"
     (signed ranks; distribution-free, and with 5 pairs or fewer never below p = 0.05).
 
     Args:
         first: (n,) numbers of the first method.
         second: (n,) numbers of the second.
         test: Which test gives the p-value; the interval is Student's in both cases.
+        clusters: At most two sequences of n labels, as for ``mean_interval``; "t" alone.
         level: Confidence level of the interval.
 
     Raises:
-        ValueError: Lengths differ, or a value is missing or not finite.
+        ValueError: Lengths differ, a value is missing or not finite, or the test knows no clusters.
     """
     from scipy import stats
 
@@ -136,8 +139,10 @@ def paired(
         raise ValueError(f"first and second must have equal lengths, got {len(a)} and {len(b)}")
     if test not in ("t", "wilcoxon"):
         raise ValueError(f"test must be 't' or 'wilcoxon', got {test!r}")
+    if clusters and test != "t":
+        raise ValueError(f"clusters need test 't', got {test!r}")
     d = a - b
-    difference = mean_interval(d.tolist(), level=level)
+    difference = mean_interval(d.tolist(), clusters=clusters, level=level)
     p: float | None
     if len(d) < 2:
         p = None
@@ -148,18 +153,24 @@ def paired(
     elif np.ptp(d) == 0:
         p = 0.0  # the limit of the t-test as the spread goes to 0
     else:
-        p = float(stats.ttest_1samp(d, 0.0).pvalue)
+        error, freedom = _standard_error(d, clusters)
+        p = float(2 * stats.t.sf(abs(d.mean()) / error, freedom))
     return Paired(difference=difference, p_value=p, test=test)
 
 
-def adjust(p_values: Sequence[float], method: Literal["bh", "by"] = "bh") -> list[float]:
-    """P-values corrected for how many there are, by the false discovery rate.
+def adjust(p_values: Sequence[float], method: Literal["holm", "bh", "by"] = "holm") -> list[float]:
+    """P-values corrected for how many there are.
 
-    Source: Benjamini and Hochberg 1995 ("bh": independent or positively dependent tests);
-    Benjamini and Yekutieli 2001 ("by": any dependence).
+    "holm" bounds the chance of one wrong rejection or more, under any dependence: the i-th
+    smallest of k is multiplied by k − i + 1, and none falls below a smaller one's. The others
+    bound the expected share of wrong rejections, the false discovery rate: "bh" for independent or
+    positively dependent tests, "by" for any.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure"; Benjamini and
+    Hochberg 1995; Benjamini and Yekutieli 2001.
 
     Args:
-        p_values: (k,) from 0 to 1.
+        p_values: (k,) from 0 to 1, of every test that was looked at, not of the best alone.
         method: Which procedure.
 
     Raises:
@@ -167,13 +178,19 @@ def adjust(p_values: Sequence[float], method: Literal["bh", "by"] = "bh") -> lis
     """
     from scipy import stats
 
-    if method not in ("bh", "by"):
-        raise ValueError(f"method must be 'bh' or 'by', got {method!r}")
+    if method not in ("holm", "bh", "by"):
+        raise ValueError(f"method must be 'holm', 'bh' or 'by', got {method!r}")
     if not len(p_values):
         return []
     p = _values("p_values", p_values)
     if p.min() < 0 or p.max() > 1:
         raise ValueError(f"p_values must lie in 0…1, got {p.min():g} to {p.max():g}")
+    if method == "holm":
+        order = np.argsort(p)
+        raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+        corrected = np.empty_like(p)
+        corrected[order] = np.minimum(raised, 1.0)
+        return [float(v) for v in corrected]
     return [float(v) for v in stats.false_discovery_control(p, method=method)]
 
 

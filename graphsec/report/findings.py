@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from graphsec.report.data import (
     Book,
@@ -19,6 +19,8 @@ from graphsec.report.data import (
 )
 from graphsec.stats import Interval, Paired, adjust, paired
 
+LEVEL = 0.05  # a gain with a larger corrected p-value is said to be perhaps chance
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -33,9 +35,11 @@ class Finding:
         attack: The scenario that is strongest against it.
         value: The metric under that attack.
         clean: Clean accuracy of the defense.
-        gain: Against no defense, each under its own strongest attack; positive is better. None
-            where no defense is best, or was not run.
-        adjusted: P-value of the gain, corrected over all findings.
+        gains: Each defense against none, both under their own strongest attack, by defense;
+            positive is better. Empty where no defense was not run.
+        adjusted: P-values of the gains, corrected over all ``comparisons``.
+        comparisons: How many gains were tested in the whole report: those of defenses that are
+            not best too, as the best was chosen among them.
         reference: Accuracy of the MLP, where the metric is an accuracy.
         caveats: What the reader must know: adaptivity, missing attacks, below the MLP.
     """
@@ -48,10 +52,21 @@ class Finding:
     attack: Scenario
     value: Interval
     clean: Interval | None
-    gain: Paired | None
-    adjusted: float | None
+    gains: Mapping[str, Paired]
+    adjusted: Mapping[str, float]
+    comparisons: int
     reference: Interval | None
     caveats: tuple[str, ...]
+
+    @property
+    def gain(self) -> Paired | None:
+        """Gain of the best defense; None where that is none, or none was not run."""
+        return self.gains.get(self.defense)
+
+    @property
+    def p_value(self) -> float | None:
+        """Corrected p-value of the best defense's gain."""
+        return self.adjusted.get(self.defense)
 
 
 @dataclass(frozen=True)
@@ -101,12 +116,12 @@ def _finding(
 
     best = max(worst, key=standing)
     plain = next((w for w in worst if w.defense == "none"), None)
-    gain = None
-    if plain is not None and plain is not best:
-        mine, theirs = numbers[best.defense], numbers[plain.defense]
-        shared = [k for k in mine if k in theirs]
-        if shared:
-            gain = paired([sign * mine[k] for k in shared], [sign * theirs[k] for k in shared])
+    gains = {}
+    for w in worst if plain is not None else ():
+        shared = [k for k in numbers[w.defense] if k in numbers["none"]]
+        if w is not plain and shared:
+            mine, theirs = ([sign * numbers[d][k] for k in shared] for d in (w.defense, "none"))
+            gains[w.defense] = paired(mine, theirs, clusters=list(zip(*shared, strict=True)))
     reference = None
     if metric == "attacked_accuracy" and not model.startswith("mlp"):
         reference = book.reference(dataset)
@@ -114,7 +129,7 @@ def _finding(
         dataset=dataset, model=model, metric=metric, metric_label=str(entry["label"]),
         defense=best.defense, attack=best.scenario, value=best.value,
         clean=summary([r for r in rows if r.defense == best.defense], "accuracy"),
-        gain=gain, adjusted=None if gain is None else gain.p_value, reference=reference,
+        gains=gains, adjusted={}, comparisons=0, reference=reference,
         caveats=(*_caveats(best, worst, reference), *(_uneven(len(common)) if uneven else ())),
     )  # fmt: skip
 
@@ -155,13 +170,25 @@ def _uneven(common: int) -> tuple[str, ...]:
 
 
 def _corrected(found: list[Finding]) -> list[Finding]:
-    from dataclasses import replace
+    """With p-values corrected for all defenses of all findings, and what they don't prove."""
+    raw = [
+        (i, defense, gain.p_value)
+        for i, finding in enumerate(found)
+        for defense, gain in finding.gains.items()
+        if gain.p_value is not None
+    ]
+    adjusted: list[dict[str, float]] = [{} for _ in found]
+    for (i, defense, _), p in zip(raw, adjust([p for _, _, p in raw]), strict=True):
+        adjusted[i][defense] = p
+    return [
+        replace(f, adjusted=mine, comparisons=len(raw), caveats=(*f.caveats, *_chance(f, mine)))
+        for f, mine in zip(found, adjusted, strict=True)
+    ]
 
-    tested = [i for i, f in enumerate(found) if f.adjusted is not None]
-    values = adjust([found[i].adjusted or 0.0 for i in tested])
-    for i, p in zip(tested, values, strict=True):
-        found[i] = replace(found[i], adjusted=p)
-    return found
+
+def _chance(finding: Finding, adjusted: Mapping[str, float]) -> tuple[str, ...]:
+    p = adjusted.get(finding.defense)
+    return () if p is None or p <= LEVEL else ("its gain over no defense may be chance",)
 
 
 __all__ = ["Finding", "findings"]

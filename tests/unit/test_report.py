@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from graphsec import report
 from graphsec.cell import Record
@@ -370,6 +371,43 @@ def test_best_defense_is_judged_by_the_attack_strongest_against_it() -> None:
     assert found.gain is not None
     # 0.68 against 0.60: each under its own strongest attack.
     assert found.gain.difference.mean == pytest.approx(0.08)
+
+
+def test_gains_are_corrected_for_every_defense_looked_at() -> None:
+    """Noise alone: the best of nine looks like a gain until the eight others count."""
+    noise = np.random.default_rng(10).normal(0.7, 0.02, (10, 4))
+    names = ["none", *(f"d{i}" for i in range(9))]
+    records = [record("prbcd", d, seed=s, value=float(noise[i, s]))
+               for i, d in enumerate(names) for s in range(4)]  # fmt: skip
+    (found,) = findings(book(records))
+    raw = {d: float(stats.ttest_rel(noise[i], noise[0]).pvalue)
+           for i, d in enumerate(names) if d != "none"}  # fmt: skip
+    assert found.comparisons == 9
+    assert {d: g.p_value for d, g in found.gains.items()} == pytest.approx(raw)
+    ranked = sorted(raw, key=lambda d: raw[d])
+    assert found.adjusted[ranked[0]] == pytest.approx(min(1, 9 * raw[ranked[0]]))
+    assert found.p_value is not None
+    assert found.p_value > 0.05
+    assert "its gain over no defense may be chance" in found.caveats
+    assert "9 comparisons" in Page(report.render(records)).text
+    alone = [r for r in records if r.spec["defense"]["name"] in ("none", found.defense)]
+    (single,) = findings(book(alone))
+    assert single.p_value is not None
+    assert single.p_value == pytest.approx(raw[found.defense])
+    assert single.p_value < 0.05
+
+
+def test_a_gain_that_is_none_is_counted_and_a_sure_one_not_doubted() -> None:
+    sure = [record("prbcd", d, seed=s, value=v + 0.001 * s * (d == "none"))
+            for d, v in {"none": 0.6, "jaccard": 0.7}.items() for s in range(5)]  # fmt: skip
+    worse = [record("prbcd", d, dataset="citeseer", seed=s, value=v + 0.001 * s * (d == "none"))
+             for d, v in {"none": 0.6, "jaccard": 0.5}.items() for s in range(5)]  # fmt: skip
+    lost, won = findings(book([*sure, *worse]))
+    assert (lost.defense, lost.gain, lost.p_value) == ("none", None, None)
+    assert won.comparisons == lost.comparisons == 2
+    assert won.p_value is not None
+    assert won.p_value < 1e-6
+    assert won.caveats == ()
 
 
 def test_least_leak_is_best_and_its_gain_positive() -> None:

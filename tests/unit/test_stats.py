@@ -91,8 +91,32 @@ def test_paired_at_its_edges() -> None:
     assert paired([0.75, 0.5], [0.5, 0.25]).p_value == 0
 
 
+def test_paired_takes_replicates_of_one_split_as_dependent() -> None:
+    """Five seeds on each of three splits tell no more than the three splits."""
+    d, splits = np.repeat([0.02, 0.05, 0.06], 5), np.repeat([0, 1, 2], 5).tolist()
+    zero = [0.0] * 15
+    found = paired(d.tolist(), zero, clusters=[splits, list(range(5)) * 3])
+    once = reference.ttest_1samp([0.02, 0.05, 0.06], 0.0)
+    assert found.p_value == pytest.approx(once.pvalue)
+    assert paired(d.tolist(), zero).p_value == pytest.approx(reference.ttest_1samp(d, 0.0).pvalue)
+    own = list(range(15))
+    assert paired(d.tolist(), zero, clusters=[own, own]) == paired(d.tolist(), zero)
+
+
+def closed(p: list[float]) -> list[float]:
+    """Holm by what it is: the closed test whose intersections are tested by Bonferroni."""
+    every = range(len(p))
+    sets = [s for k in every for s in itertools.combinations(every, k + 1)]
+    return [max(min(1.0, len(s) * min(p[j] for j in s)) for s in sets if i in s) for i in every]
+
+
 def test_adjust_equals_the_textbook() -> None:
-    assert adjust([0.01, 0.02, 0.03, 0.5]) == pytest.approx([0.04, 0.04, 0.04, 0.5])
+    assert adjust([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    for seed in range(20):
+        p = (np.random.default_rng(seed).random(6) ** 3).round(2).tolist()  # some are tied
+        assert adjust(p) == pytest.approx(closed(p))
+    assert adjust([0.3]) == [0.3]
+    assert adjust([0.01, 0.02, 0.03, 0.5], "bh") == pytest.approx([0.04, 0.04, 0.04, 0.5])
     assert adjust([0.01, 0.5], "by") == pytest.approx([0.03, 0.75])
     assert adjust([]) == []
 
@@ -110,7 +134,8 @@ def test_adjust_equals_the_textbook() -> None:
         (lambda: paired([1.0], [1.0, 2.0]), "equal lengths, got 1 and 2"),
         (lambda: paired([1.0], [1.0], test="u"), "'t' or 'wilcoxon'"),  # type: ignore[arg-type]
         (lambda: adjust([1.5]), "0…1"),
-        (lambda: adjust([0.5], "holm"), "'bh' or 'by'"),  # type: ignore[arg-type]
+        (lambda: adjust([0.5], "sidak"), "'bh' or 'by'"),  # type: ignore[arg-type]
+        (lambda: paired([1.0], [1.0], test="wilcoxon", clusters=[[0]]), "clusters need test 't'"),
     ],
 )
 def test_bad_input_is_named(call: object, message: str) -> None:
