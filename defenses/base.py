@@ -27,6 +27,7 @@ class Defense(Component):
 
     Attributes:
         filters: Whether ``allows`` can refuse pairs.
+        certified: What each column of ``certify`` counts; empty where nothing is certified.
         tasks: Tasks whose graphs it can defend.
     """
 
@@ -34,6 +35,7 @@ class Defense(Component):
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     filters: ClassVar[bool] = False
+    certified: ClassVar[tuple[str, ...]] = ()
 
     # -- hooks --------------------------------------------------------------------------------
 

@@ -21,10 +21,11 @@ from graphsec.defenses.base import Defense
 from graphsec.defenses.base import build as build_defense
 from graphsec.game import Game
 from graphsec.graph import Graph
+from graphsec.outcome import Perturbation
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import ATTACKS, DATASETS, GAMES, SpecError
 from graphsec.rng import Rng
-from graphsec.scoring import curves, score
+from graphsec.scoring import certified_curves, curves, score
 from graphsec.threat import Threat
 from graphsec.train import Recipe
 
@@ -240,12 +241,22 @@ class Record:
 
 @dataclass
 class Trained:
-    """A trained row: graph, known graph and predictor."""
+    """A trained row: graph, known graph and predictor, and its certificate where it has one."""
 
     graph: Graph
     known: Graph
     predictor: Predictor
     seconds: float
+    radii: torch.Tensor | None = None
+    certify_seconds: float = 0.0
+
+    def certify(self, rng: Rng) -> torch.Tensor:
+        """(n, kinds) certified radii of all answers on the known graph, found once a row."""
+        if self.radii is None:
+            start = time.perf_counter()
+            self.radii = self.predictor.certify(self.known, torch.arange(self.known.num_nodes), rng)
+            self.certify_seconds = time.perf_counter() - start
+        return self.radii
 
 
 class Cache:
@@ -328,19 +339,24 @@ def _run(cell: Cell, cache: Cache) -> Record:
     after = p.defense.fit(out.apply(known), p.recipe, rng["defense"]) if poisoning else clean
     retrained = time.perf_counter() - start if poisoning else 0.0
     p.threat.check(out, known, clean, after, question=question)
-    metrics = score(
-        out, known, clean, secret=secret, after=after, nodes=p.threat.target_nodes(known)
-    )
+    nodes = p.threat.target_nodes(known)
+    metrics = score(out, known, clean, secret=secret, after=after, nodes=nodes)
+    drawn = curves(out, secret)
+    # A certificate speaks of changes to the graph that is asked about, not of poisoned training.
+    if p.defense.certified and isinstance(out, Perturbation) and not poisoning:
+        radii = trained.certify(rng["certify"])
+        drawn |= certified_curves(radii, p.defense.certified, known, clean, nodes)
     privacy = after.privacy
     return _record(
         cell,
         "done",
         metrics={name: metric.spec() for name, metric in metrics.items()},
-        curves={name: curve.spec() for name, curve in curves(out, secret).items()},
+        curves={name: curve.spec() for name, curve in drawn.items()},
         privacy=None if privacy is None else dataclasses.asdict(privacy),
         cost={
             "train_seconds": trained.seconds + retrained,
             "attack_seconds": attacked,
+            **({"certify_seconds": trained.certify_seconds} if trained.certify_seconds else {}),
             "peak_memory_mb": peak_memory(),
             "queries": view.queries,
             "trainings": view.trainings,

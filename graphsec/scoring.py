@@ -10,6 +10,7 @@ from graphsec.metrics import (
     Curve,
     Metric,
     accuracy,
+    certified_ratio,
     hits,
     macro_f1,
     r_squared,
@@ -135,6 +136,36 @@ def curves(outcome: Outcome, secret: Secret | None) -> dict[str, Curve]:
     if isinstance(outcome, LinkScores | MemberScores) and secret is not None:
         return {"roc": roc_curve(outcome.scores, secret.answer)}
     return {}
+
+
+def certified_curves(
+    radii: torch.Tensor,
+    kinds: tuple[str, ...],
+    graph: Graph,
+    predictor: Predictor,
+    nodes: torch.Tensor,
+) -> dict[str, Curve]:
+    """Certified accuracy by radius, one curve for each kind of change that is certified.
+
+    Args:
+        radii: (n, kinds) certified radii of all nodes' answers, −1 where nothing holds.
+        kinds: What the columns count ("additions", …).
+        graph: The graph that was certified.
+        predictor: Whose answers these are.
+        nodes: Nodes that count; those without a label are left out.
+
+    Returns:
+        "certified_" and the kind → curve; none where no node is labelled.
+    """
+    assert graph.y is not None
+    nodes = nodes[graph.y[nodes] >= 0]
+    if not len(nodes):
+        return {}
+    right = predictor.predict(graph, nodes) == graph.y[nodes]
+    return {
+        f"certified_{kind}": certified_ratio(radii[nodes, column], right)
+        for column, kind in enumerate(kinds)
+    }
 
 
 RANKED = 20

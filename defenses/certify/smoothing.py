@@ -6,23 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from graphsec.defenses.base import Defense
+from graphsec.defenses.certify.regions import LARGEST, Array, frontier, radii, vote_bounds
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, Aggregate, Capabilities, inputs
 from graphsec.ops import Adj, Features
 from graphsec.predict import Predictor
 from graphsec.registry import DEFENSES, Range
 from graphsec.rng import Rng
-
-Array = npt.NDArray[np.float64]
-LARGEST = 100  # flips; a larger radius is reported as this one
 
 
 @DEFENSES.register("smoothing")
@@ -43,7 +39,8 @@ class Smoothing(Defense):
     a narrow majority, all the more against an attacker who knows their stream.
 
     Source: Bojchevski, Gasteiger & Günnemann, Efficient Robustness Certificates for Discrete
-    Data, ICML 2020; of its certificates the one of the majority, ρ > 1/2.
+    Data, ICML 2020; its multi-class certificate, with two classes the same as that of the
+    majority.
 
     Attributes:
         p_add: Probability that an absent pair appears. A node gets p_add · n false neighbours, so
@@ -54,11 +51,13 @@ class Smoothing(Defense):
         samples: Votes of an answer.
         certify_samples: Votes of a certificate.
         alpha: Probability that the certificate of a node is wrong. For k nodes at once, ask for
-            alpha / k.
+            alpha / k. Half of it goes to the bound of the answer, half to those of its rivals.
         train_noise: Train on a new noisy graph in each step, else on the clean graph.
     """
 
+    version = 2  # certificates count rivals and mixed flips, and stand in records
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    certified: ClassVar[tuple[str, ...]] = ("additions", "deletions", "flips")
 
     p_add: Annotated[float, Field(ge=0, lt=1), Range(1e-4, 1e-2, log=True)] = 0.001
     p_del: Annotated[float, Field(ge=0, lt=1), Range(0.2, 0.8)] = 0.6
@@ -89,20 +88,36 @@ class Smoothing(Defense):
             rng: Stream of the votes.
 
         Returns:
-            (k, 2) the most edges that can be added (none deleted), and deleted (none added),
-            anywhere in the graph, without changing the smoothed class of the node; at most
-            ``LARGEST``, −1 where the class has no proven majority even on this graph.
+            (k, 3) the most edges that can be added (none deleted), deleted (none added), and pairs
+            that can be flipped in either way, anywhere in the graph, without changing the smoothed
+            class of the node; at most ``LARGEST``, −1 where the class is not proven to be the
+            likeliest even on this graph.
         """
+        lower, upper = self._bounds(predictor, graph, nodes, rng)
+        return torch.from_numpy(radii(lower, upper, self.p_add, self.p_del)).to(nodes.device)
+
+    def certify_jointly(
+        self, predictor: Predictor, graph: Graph, nodes: Tensor, rng: Rng
+    ) -> Tensor:
+        """Certified additions and deletions at the same time.
+
+        Returns:
+            (k, r) where column a holds the most deletions beside a additions, −1 where these are
+            not certified; the last column is −1 throughout, unless it is that of ``LARGEST``.
+        """
+        lower, upper = self._bounds(predictor, graph, nodes, rng)
+        columns = frontier(lower, upper, self.p_add, self.p_del)
+        return torch.stack([torch.from_numpy(c) for c in columns], 1).to(nodes.device)
+
+    def _bounds(
+        self, predictor: Predictor, graph: Graph, nodes: Tensor, rng: Rng
+    ) -> tuple[Array, Array]:
+        """(k,) bounds of the answer's probability and of its rivals', from votes of their own."""
         answers = predictor.predict(graph, nodes)
         x, adj = predictor.sanitise(inputs(graph), graph.adj)
         assert isinstance(predictor.model, Vote)
         votes = predictor.model.count(x, adj, self.certify_samples, rng)[nodes]
-        hits = votes.gather(1, answers.unsqueeze(1)).squeeze(1)
-        lower = lower_bound(hits.cpu().numpy(), self.certify_samples, self.alpha)
-        radii = [
-            largest_radius(lower, added, 1 - added, self.p_add, self.p_del) for added in (1, 0)
-        ]
-        return torch.from_numpy(np.stack(radii, 1)).to(nodes.device)
+        return vote_bounds(votes.cpu().numpy(), answers.cpu().numpy(), self.alpha)
 
 
 class Vote(GNN):
@@ -177,69 +192,4 @@ class Vote(GNN):
         return ((votes + 1) / (self.noise.samples + votes.shape[1])).log()
 
 
-# -- the certificate, pure functions of numbers ---------------------------------------------------
-
-
-def lower_bound(hits: npt.NDArray[np.int64], trials: int, alpha: float) -> Array:
-    """(k,) one-sided Clopper-Pearson bounds: each probability is above with confidence 1 − alpha.
-
-    Source: Clopper & Pearson, The Use of Confidence or Fiducial Limits, Biometrika 1934.
-
-    Args:
-        hits: (k,) successes.
-        trials: Number of trials.
-        alpha: Probability that a bound is wrong.
-    """
-    from scipy import stats
-
-    some = np.maximum(hits, 1)
-    bound: Array = np.where(hits > 0, stats.beta.ppf(alpha, some, trials - some + 1), 0.0)
-    return bound
-
-
-def worst_case(p: Array, added: int, deleted: int, p_add: float, p_del: float) -> Array:
-    """Least probability ρ of a class on the perturbed graph, of whatever classifier.
-
-    The ratio of the likelihoods of a noisy graph under clean and perturbed graph depends only on
-    how many of the changed pairs show their clean state: ``added + deleted + 1`` regions. The
-    worst classifier answers with the class where the ratio is largest. Requires p_add + p_del < 1.
-
-    Source: Bojchevski et al. 2020, the regions of constant likelihood ratio.
-
-    Args:
-        p: (k,) probability of the class on the clean graph.
-        added: Edges that the perturbation adds.
-        deleted: Edges that it deletes.
-        p_add: Probability that the noise adds a pair.
-        p_del: Probability that it deletes an edge.
-    """
-    from scipy import stats
-
-    def regions(deleted_shows: float, added_shows: float) -> Array:
-        """Cumulated chances of 0, 1, … hidden clean states, where each shows with a chance."""
-        each = (
-            stats.binom.pmf(np.arange(count + 1), count, 1 - shows)
-            for count, shows in ((deleted, deleted_shows), (added, added_shows))
-        )
-        return np.concatenate([[0.0], np.cumsum(np.convolve(*each))])
-
-    clean = regions(1 - p_del, 1 - p_add)
-    perturbed = regions(p_add, p_del)
-    rho: Array = np.interp(p, clean, perturbed)
-    return rho
-
-
-def largest_radius(
-    p: Array, added: int, deleted: int, p_add: float, p_del: float
-) -> npt.NDArray[np.int64]:
-    """(k,) largest r ≤ ``LARGEST`` with ρ > 1/2 at r · added and r · deleted flips, or −1.
-
-    ρ never rises with the radius, so that the first failure ends the search.
-    """
-    radius = np.full(len(p), -1)
-    for r in range(LARGEST + 1):
-        holds = worst_case(p, r * added, r * deleted, p_add, p_del) > 0.5
-        if not holds.any():
-            break
-        radius[holds] = r
-    return radius
+__all__ = ["LARGEST", "Smoothing", "Vote"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphsec.metrics import relative_area
-from graphsec.report import figures
+from graphsec.report import certificates, figures
 from graphsec.report.data import Book, Row, Scenario, distinct, same, scenarios, summary
 from graphsec.stats import Interval
 
@@ -116,4 +116,43 @@ def rocs(made: Book, rows: list[Row], name: str) -> list[dict[str, Any]]:
             svg = figures.roc(lines, log=log, title=title, name=f"{name}-r{i}{'l' if log else ''}")
             found.append({"svg": svg, "title": scenario.label, "tags": [scenario.tag],
                           "what": f"ROC averaged over replicates{scale}"})  # fmt: skip
+    return found
+
+
+def certified(
+    made: Book, dataset: str, model: str, rows: list[Row], name: str
+) -> list[dict[str, Any]]:
+    """What is proven, by number of flips, beside the attacks with no more of them."""
+    found = []
+    for i, (defense, targets, mine) in enumerate(certificates.groups(rows), 1):
+        curves = certificates.certified(mine)
+        reach = certificates.reach(curves)
+        # Up to where nothing is proven any more, but far enough to see attacks with a few flips.
+        most = max(reach + 1, 5)
+        points = {
+            f"certified {kind}": [(float(r), v) for r, v in enumerate(curve) if r <= reach + 1]
+            for kind, curve in curves.items()
+        } | certificates.attacked(mine, most)
+        lines = [
+            figures.Line(
+                label=label, x=tuple(x for x, _ in line), y=tuple(y for _, y in line), place=place
+            )
+            for place, (label, line) in enumerate(points.items())
+        ]
+        reference = made.reference(dataset)
+        limits = _limits([v for line in lines for v in line.y], reference)
+        title = " ".join(part for part in (defense, targets) if part)
+        svg = figures.robustness(
+            lines, reference, limits=limits, name=f"{name}-c{i}", x_label="edges changed",
+            y_label="accuracy", title=f"{title}: certified accuracy, {dataset}, {model}",
+        )  # fmt: skip
+        wrong = certificates.alpha(mine)
+        sure = "" if wrong is None else f", each node's with confidence {1 - wrong:g}"
+        what = (
+            f"accuracy that no attack can take away, by the number of edges it changes{sure}; it "
+            f"speaks of the limit of many votes. Attacks of up to {most} changes stand beside it"
+        )
+        tags = sorted({r.scenario.tag for r in mine if not r.scenario.harmless},
+                      key=lambda t: int(t[1:]))  # fmt: skip
+        found.append({"svg": svg, "title": title, "tags": tags, "what": what})
     return found

@@ -52,6 +52,7 @@ def robustness(
     x_label: str,
     title: str,
     name: str,
+    y_label: str = "accuracy under attack",
 ) -> str:
     """Accuracy over the budget, one line a defense, shaded intervals, and the MLP's level.
 
@@ -62,6 +63,7 @@ def robustness(
         x_label: What the budget counts.
         title: Accessible name of the figure.
         name: Prefix of the ids inside, unique on the page.
+        y_label: What is measured.
     """
     figure, axes = _canvas(len(lines) + 1)
     for line in lines:
@@ -77,7 +79,7 @@ def robustness(
         if reference.low is not None and reference.high is not None:
             axes.axhspan(reference.low, reference.high, color=_INK, alpha=0.1, lw=0)
     axes.set_xlabel(x_label)
-    axes.set_ylabel("accuracy under attack")
+    axes.set_ylabel(y_label)
     axes.set_ylim(*limits)
     spoken = [f"{line.label}: {', '.join(v.text() for v in line.y)}" for line in lines]
     if reference is not None:

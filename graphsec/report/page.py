@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphsec.report import figures
-from graphsec.report.curves import robustness, rocs
+from graphsec.report.curves import certified, robustness, rocs
 from graphsec.report.data import (
     AXES,
     CLEAN_METRICS,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 COSTS = {
     "train_seconds": ("training, s", 2),
     "attack_seconds": ("attack, s", 2),
+    "certify_seconds": ("certificate, s", 2),
     "peak_memory_mb": ("peak memory, MB", 0),
     "queries": ("queries", 0),
     "trainings": ("trainings", 0),
@@ -86,6 +87,7 @@ def _section(made: Book, dataset: str, model: str, rows: list[Row], name: str) -
         "reference": None if model.startswith("mlp") else made.reference(dataset),
         "figures": [
             *robustness(made, dataset, model, rows, name),
+            *certified(made, dataset, model, rows, name),
             *rocs(made, rows, name),
         ],
         "costs": _costs(rows),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from graphsec.report import certificates
 from graphsec.report.data import (
     Book,
     Row,
@@ -199,6 +200,7 @@ def _notes(made: Book, found: Sequence[Scenario]) -> Text:
         n = f"{ns[0]}" if len(ns) == 1 else f"{ns[0]} to {ns[-1]}"
         spread = ", ± half a 95 % interval" if ns[-1] > 1 else ", no interval from one"
         lines.append(f"Mean over {n} replicate{'s' if ns[-1] > 1 else ''} (split, seed){spread}.")
+    lines += certificates.notes(made)
     reasons: dict[tuple[str, str], int] = {}
     for row in made.rows:
         if row.record.status != "done":

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from torch import Tensor
 
 import graphsec
 from graphsec.defenses import build
-from graphsec.defenses.certify import smoothing
-from graphsec.defenses.certify.smoothing import Vote, largest_radius, lower_bound, worst_case
+from graphsec.defenses.certify.regions import (
+    LARGEST,
+    best_case,
+    certified,
+    frontier,
+    lower_bound,
+    radii,
+    vote_bounds,
+    worst_case,
+)
+from graphsec.defenses.certify.smoothing import Vote
 from graphsec.graph import Graph
 from graphsec.metrics import certified_ratio
 from graphsec.models.base import Sizes, inputs
@@ -94,8 +104,10 @@ def test_noise_refuses_what_it_does_not_fit() -> None:
 # -- the certificate ------------------------------------------------------------------------------
 
 
-def enumerated(p: float, added: int, deleted: int, p_add: float, p_del: float) -> float:
-    """ρ by filling all noisy vectors of 6 bits one by one, by falling likelihood ratio."""
+def enumerated(
+    p: float, added: int, deleted: int, p_add: float, p_del: float, *, best: bool = False
+) -> float:
+    """ρ by filling all noisy vectors of 6 bits one by one, by falling (rising) likelihood ratio."""
     clean = np.array([1, 1, 1, 0, 0, 0])
     attacked = clean.copy()
     attacked[:deleted] = 0
@@ -106,10 +118,11 @@ def enumerated(p: float, added: int, deleted: int, p_add: float, p_del: float) -
         return float(np.where(noisy, one, 1 - one).prod())
 
     each = [(chance(z, clean), chance(z, attacked)) for z in itertools.product((0, 1), repeat=6)]
-    each.sort(key=lambda pair: -pair[0] / pair[1] if pair[1] else -np.inf)
+    each.sort(key=lambda pair: (-pair[0] / pair[1] if pair[1] else -np.inf) * (-1 if best else 1))
     rho, left = 0.0, p
     for mine, theirs in each:
         if mine <= 0:
+            rho += theirs * best  # never seen on the clean graph: free for the best classifier
             continue
         rho += theirs * min(left / mine, 1)
         left = max(left - mine, 0.0)
@@ -120,10 +133,44 @@ def enumerated(p: float, added: int, deleted: int, p_add: float, p_del: float) -
 def test_worst_case_is_that_of_all_vectors(p_add: float, p_del: float) -> None:
     """On 6 bits, for up to 3 additions and 3 deletions and several probabilities."""
     for added, deleted in itertools.product(range(4), repeat=2):
-        for p in (0.0, 0.2, 0.55, 0.8, 0.95, 0.999):
-            mine = worst_case(np.array([p]), added, deleted, p_add, p_del)[0]
-            wanted = enumerated(p, added, deleted, p_add, p_del)
-            assert mine == pytest.approx(wanted, abs=1e-12), (added, deleted, p)
+        for p in (0.0, 0.001, 0.2, 0.55, 0.8, 0.95, 0.999, 1.0):
+            where = added, deleted, p_add, p_del
+            for case, best in ((worst_case, False), (best_case, True)):
+                mine = case(np.array([p]), *where)[0]
+                # At 1 the enumeration's own rounding decides about regions of 1e-11.
+                near = 1e-12 if p < 1 else 1e-9
+                assert mine == pytest.approx(enumerated(p, *where, best=best), abs=near), (p, best)
+
+
+@pytest.mark.parametrize(("p_add", "p_del"), NOISES)
+def test_certificate_is_the_best_that_the_bounds_allow(p_add: float, p_del: float) -> None:
+    """The least lead over all classifiers of 4 bits with three classes, by linear programming."""
+    world = np.array(list(itertools.product((0, 1), repeat=4)))
+    clean = np.array([1, 1, 0, 0])
+
+    def chances(graph: np.ndarray) -> np.ndarray:
+        one = np.where(graph == 1, 1 - p_del, p_add)
+        return np.asarray(np.where(world == 1, one, 1 - one).prod(1))
+
+    before = chances(clean)
+    for (added, deleted), (low, up) in itertools.product(
+        itertools.product(range(3), repeat=2), [(0.6, 0.4), (0.7, 0.1), (0.45, 0.3), (0.97, 0.02)]
+    ):
+        attacked = clean.copy()
+        attacked[:deleted], attacked[4 - added :] = 0, 1
+        after = chances(attacked)
+        least = optimize.linprog(
+            np.r_[after, -after],
+            A_ub=np.c_[np.eye(16), np.eye(16)], b_ub=np.ones(16),
+            A_eq=np.stack([np.r_[before, 0 * before], np.r_[0 * before, before]]), b_eq=[low, up],
+            bounds=(0, 1),
+        ).fun  # fmt: skip
+        noise = (added, deleted, p_add, p_del)
+        mine, theirs = np.array([low]), np.array([up])
+        lead = (worst_case(mine, *noise) - best_case(theirs, *noise))[0]
+        assert lead == pytest.approx(least, abs=1e-9)
+        if abs(least) > 1e-9:
+            assert certified(mine, theirs, *noise)[0] == (least > 0)
 
 
 @pytest.mark.parametrize(("p_add", "p_del"), NOISES)
@@ -142,13 +189,52 @@ def test_radii_end_where_the_worst_case_does() -> None:
     """Where no noise adds edges, ρ has a closed form for deletions and for additions alone."""
     p, keep = np.array([0.4, 0.6, 0.95, 0.999]), 0.8
     r = np.arange(101)[:, None]
-    for (added, deleted), rho in {
-        (0, 1): (p - 1 + keep**r) / keep**r,
-        (1, 0): p * keep**r,
-    }.items():
+    found = radii(p, 1 - p, 0.0, keep)
+    for column, rho in enumerate((p * keep**r, (p - 1 + keep**r) / keep**r)):
         wanted = (rho > 0.5).sum(0) - 1
-        assert largest_radius(p, added, deleted, 0.0, keep).tolist() == wanted.tolist()
-    assert largest_radius(np.array([0.999]), 1, 0, 0.4, 0.5999)[0] == smoothing.LARGEST
+        assert found[:, column].tolist() == wanted.tolist()
+    assert radii(np.array([0.999]), np.array([0.001]), 0.4, 0.5999)[0].tolist() == [LARGEST] * 3
+
+
+@pytest.mark.parametrize(("p_add", "p_del"), NOISES)
+def test_radii_and_frontier_agree_with_the_certificate_everywhere(
+    p_add: float, p_del: float
+) -> None:
+    lower = np.array([0.3, 0.45, 0.55, 0.7, 0.9, 0.99])
+    upper = np.array([0.4, 0.2, 0.44, 0.15, 0.02, 0.01])
+    most = 40
+    holds = np.stack([[certified(lower, upper, a, d, p_add, p_del) for d in range(most)]
+                      for a in range(most)])  # fmt: skip
+    found, columns = radii(lower, upper, p_add, p_del), frontier(lower, upper, p_add, p_del)
+    a, d = np.indices((most, most))
+    for k, (additions, deletions, flips) in enumerate(found):
+        assert max(additions, deletions) < most
+        assert holds[:, 0, k].sum() - 1 == additions
+        assert holds[0, :, k].sum() - 1 == deletions
+        failing = (a + d)[~holds[:, :, k]]
+        assert failing.min() - 1 == flips <= min(additions, deletions)
+        assert [c[k] for c in columns] == (holds[: len(columns), :, k].sum(1) - 1).tolist()
+    assert all((c == -1).all() for c in columns[-1:])
+
+
+def test_bounds_of_answer_and_rivals_hold_together() -> None:
+    """In a simulation of four classes any bound of a node is wrong in at most alpha of all."""
+    p = np.array([0.45, 0.3, 0.2, 0.05])
+    votes = np.random.default_rng(0).multinomial(300, p, 20_000)
+    answers = np.zeros(len(votes), int)
+    lower, upper = vote_bounds(votes, answers, 0.1)
+    wrong = ((lower > p[0]) | (upper < p[1])).mean()
+    assert 0.01 < wrong <= 0.1 + 4 * (0.1 * 0.9 / 20_000) ** 0.5
+    assert (lower + upper <= 1 + 1e-12).all()
+    # A clear lead without a majority is certified now; in vain where only that counts.
+    found = vote_bounds(np.array([[4500, 3000, 2500]]), np.array([0]), 0.01)
+    assert radii(*found, 0.01, 0.7)[0].min() >= 0
+    assert radii(found[0], 1 - found[0], 0.01, 0.7)[0].max() == -1
+    # Two classes: the majority, with the whole of alpha.
+    two = np.array([[30, 270], [160, 140]])
+    lower, upper = vote_bounds(two, np.array([1, 0]), 0.05)
+    assert lower == pytest.approx(lower_bound(np.array([270, 160]), 300, 0.05))
+    assert upper == pytest.approx(1 - lower)
 
 
 def test_lower_bound_is_clopper_pearson() -> None:
@@ -175,11 +261,11 @@ def test_lower_bound_covers(p: float) -> None:
 # -- the vote, where all noisy graphs can be listed -----------------------------------------------
 
 
-def tiny(edges: int, seed: int) -> Graph:
+def tiny(edges: int, seed: int, classes: int = 2) -> Graph:
     """5 nodes, with as many edges at random."""
     order = torch.randperm(10, generator=Rng(seed).torch())[:edges]
     x = torch.randn(NODES, 4, generator=Rng(seed)["x"].torch())
-    y = torch.arange(NODES) % 2
+    y = torch.arange(NODES) % classes
     return Graph.from_edges(PAIRS[:, order].numpy(), NODES, x=x, y=y)
 
 
@@ -207,12 +293,21 @@ def base_classes(predictor: Predictor, graph: Graph) -> tuple[np.ndarray, np.nda
 
 
 def exact_shares(
-    edges: np.ndarray, world: np.ndarray, classes: np.ndarray, p_add: float, p_del: float
+    edges: np.ndarray,
+    world: np.ndarray,
+    classes: np.ndarray,
+    p_add: float,
+    p_del: float,
+    kinds: int = 2,
 ) -> np.ndarray:
-    """(5, 2) probability of each class in the smoothed classifier on the graph with these bits."""
+    """(5, kinds) probability of each in the smoothed classifier on the graph with these bits."""
     one = np.where(edges == 1, 1 - p_del, p_add)
-    weight = np.where(world == 1, one, 1 - one).prod(1)
-    return np.stack([(weight[:, None] * (classes == c)).sum(0) for c in (0, 1)], 1)
+    return shares(np.where(world == 1, one, 1 - one).prod(1), classes, kinds)
+
+
+def shares(weight: np.ndarray, classes: np.ndarray, kinds: int) -> np.ndarray:
+    """(…, 5, kinds) probability of each where graphs appear with ``weight`` (…, 1024)."""
+    return np.stack([weight @ (classes == c) for c in range(kinds)], -1)
 
 
 def test_votes_are_draws_of_the_smoothed_classifier() -> None:
@@ -229,38 +324,76 @@ def test_votes_are_draws_of_the_smoothed_classifier() -> None:
     assert np.abs(share.numpy() - exact).max() < 0.15
 
 
-def test_certified_nodes_keep_their_class_under_every_perturbation() -> None:
-    """Exhaustively, with exact probabilities; so certified accuracy bounds the attacked one."""
-    positive = 0
-    for seed, (p_add, p_del) in itertools.product(range(4), [(0.2, 0.6), (0.0, 0.7), (0.3, 0.5)]):
-        graph = tiny(3 + seed, seed)
-        predictor = untrained(graph, seed, p_add=p_add, p_del=p_del)
+def exact_bounds(clean: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(answers, their probabilities, those of their strongest rivals) of shares (5, classes)."""
+    ordered = np.sort(clean, 1)
+    return clean.argmax(1), ordered[:, -1], ordered[:, -2]
+
+
+@pytest.mark.parametrize(("p_add", "p_del"), [(0.2, 0.6), (0.0, 0.7), (0.1, 0.3)])
+@pytest.mark.parametrize("kinds", [2, 3])
+def test_certified_nodes_keep_their_class_under_every_perturbation(
+    p_add: float, p_del: float, kinds: int
+) -> None:
+    """All 1,024 graphs, with exact probabilities; so certified accuracy bounds the attacked one."""
+    positive, fallen = np.zeros(3, int), 0
+    # Pairs are flipped independently: the noise of all graphs is a Kronecker product.
+    flip = np.array([[1 - p_add, p_add], [p_del, 1 - p_del]])
+    noise: np.ndarray = functools.reduce(np.kron, [flip] * 10)
+    for seed in range(5):
+        graph = tiny(4 + seed, seed + 2, kinds)
+        world, classes = base_classes(untrained(graph, seed), graph)
+        edges = bits(graph.adj).astype(int)
+        answers, lower, upper = exact_bounds(
+            exact_shares(edges, world, classes, p_add, p_del, kinds)
+        )
+        found = radii(lower, upper, p_add, p_del)
+        jointly = np.stack(frontier(lower, upper, p_add, p_del), 1)
+        positive += (found > 0).sum(0)
+        added, deleted = (world & (1 - edges)).sum(1), (edges & (1 - world)).sum(1)
+        # The graphs that each kind of certificate speaks of.
+        spoken = np.stack([deleted == 0, added == 0, np.full(len(world), True)], 1)
+        attacked = shares(noise, classes, kinds)
+        keeps = attacked.argmax(2) == answers
+        assert graph.y is not None
+        right = attacked.argmax(2) == graph.y.numpy()
+        for column, r in itertools.product(range(3), range(11)):
+            worlds = spoken[:, column] & (added + deleted <= r)
+            safe = found[:, column] >= r
+            assert keeps[worlds][:, safe].all()
+            reached = torch.from_numpy(found[:, column])
+            curve = certified_ratio(reached, torch.from_numpy(answers) == graph.y)
+            certified_accuracy = dict(zip(curve.x, curve.y, strict=True)).get(r, 0.0)
+            assert certified_accuracy <= right[worlds].mean(1).min() + 1e-12
+        for a, d in itertools.product(range(min(11, jointly.shape[1])), range(11)):
+            worlds = (added == a) & (deleted == d)
+            safe = jointly[:, a] >= d
+            assert keeps[worlds][:, safe].all()
+            fallen += int((~keeps[worlds][:, ~safe]).sum())
+    assert (positive[:2] > 0).all()
+    assert fallen > 0  # where nothing is certified answers do change: the check can fail
+
+
+@pytest.mark.parametrize("kinds", [2, 3])
+def test_votes_certify_no_more_than_exact_probabilities(kinds: int) -> None:
+    for seed in range(2):
+        graph = tiny(5, seed, kinds)
+        predictor = untrained(graph, seed, p_add=0.2, p_del=0.6)
         world, classes = base_classes(predictor, graph)
-        edges, nodes = bits(graph.adj).astype(int), torch.arange(NODES)
-        radii = predictor.certify(graph, nodes, Rng(5))
-        assert radii.shape == (NODES, 2)
-        answers, y = predictor.predict(graph), graph.y
-        assert y is not None
-        positive += int((radii > 0).sum())
-        worst = {}
-        for column, kind in enumerate((0, 1)):  # additions flip zeros, deletions ones
-            spots = np.flatnonzero(edges == kind)
-            safe = np.ones(NODES, dtype=bool)
-            right = 1.0
-            for r in range(len(spots) + 1):
-                for flips in itertools.combinations(spots, r):
-                    attacked = edges.copy()
-                    attacked[list(flips)] ^= 1
-                    shares = exact_shares(attacked, world, classes, p_add, p_del)
-                    safe &= shares[np.arange(NODES), answers.numpy()] > 0.5
-                    right = min(right, float((shares.argmax(1) == y.numpy()).mean()))
-                assert safe[(radii[:, column] >= r).numpy()].all()
-                worst[column, r] = right
-            curve = certified_ratio(radii[:, column], answers == y)
-            for radius, share in zip(curve.x, curve.y, strict=True):
-                if (column, radius) in worst:
-                    assert share <= worst[column, int(radius)] + 1e-12
-    assert positive > 10
+        exact = exact_shares(bits(graph.adj).astype(int), world, classes, 0.2, 0.6, kinds)
+        answers, lower, upper = exact_bounds(exact)
+        nodes = torch.tensor([4, 0, 2])
+        same = (predictor.predict(graph)[nodes] == torch.from_numpy(answers)[nodes]).unsqueeze(1)
+        found = predictor.certify(graph, nodes, Rng(5))
+        assert found.shape == (3, 3)
+        assert (
+            found <= torch.from_numpy(radii(lower, upper, 0.2, 0.6))[nodes].where(same, -1)
+        ).all()
+        assert predictor.origin is not None
+        jointly = predictor.origin.defense.certify_jointly(predictor, graph, nodes, Rng(5))
+        assert torch.equal(jointly[:, 0], found[:, 1])
+        assert torch.equal((jointly >= 0).sum(1) - 1, found[:, 0])
+        assert found.max() > 0
 
 
 def test_gradient_is_that_of_the_mean_probabilities() -> None:
