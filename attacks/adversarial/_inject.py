@@ -68,7 +68,7 @@ class Lookalike:
     def features(self, theta: Tensor) -> Tensor:
         """(m, d) allowed features near θ's; their gradient is passed through to all of θ's."""
         smooth = self.low + self.span * (1 + theta.sin()) / 2
-        return smooth + (self.allowed(smooth.detach()) - smooth.detach())
+        return self.allowed(smooth.detach()) + (smooth - smooth.detach())  # exactly the former
 
     def allowed(self, x: Tensor) -> Tensor:
         """X in range, binary where all are, and only the largest entries of each row kept."""

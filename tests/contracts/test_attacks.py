@@ -43,8 +43,16 @@ def real_graphs() -> dict[str, Graph]:
     return {name: graph for name, graph in tiny_graphs().items() if name != "karate"}
 
 
+def small_graphs() -> dict[str, Graph]:
+    """Graphs on which every flip can be tried."""
+    return {name: graph for name, graph in tiny_graphs().items() if name != "blocks"}
+
+
 OTHERS: dict[str, dict[str, Any]] = {
-    "brute-force": {"threat": {**FEW, "targets": (0, 12, 24)}},
+    "brute-force": {
+        "threat": {"budget": {"edges": 4}, "targets": (0, 7, 12, 30)},
+        "graphs": small_graphs,
+    },
     "random-features": {"threat": FEATURES},
     "feature-pgd": {"threat": FEATURES, "trivial": "random-features", "graphs": real_graphs},
     "random-injection": {"threat": NODES},

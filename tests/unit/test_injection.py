@@ -234,3 +234,13 @@ def test_defenses_answer_on_the_larger_graph(defense: str) -> None:
         for a in (True, False)
     )
     assert adaptive <= blind
+
+
+def test_poisoning_trains_with_new_nodes_and_not_on_them() -> None:
+    cell = graphsec.Cell(
+        dataset="karate", attack={"name": "tdgia", "steps": 5, "rounds": 1},
+        threat={"budget": {"nodes": 2}, "timing": "poisoning"}, training={"epochs": 5},
+    )  # fmt: skip
+    record = graphsec.run(cell)
+    assert record.status == "done", record.reason
+    assert record.value("injected") == 2
