@@ -105,14 +105,19 @@ class Predictor:
 
     # -- answers ------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
+    def forward(self, x: Tensor | Features, adj: Adj, nodes: Tensor | None = None) -> Tensor:
         """Logits (n, classes), differentiable, with the defense's preprocessing inside.
 
         Of the model on the whole graph: where it was trained on subgraphs (``sampler``) this is
         what an attacker differentiates, and ``answer`` is what the predictor says.
+
+        Args:
+            x: Features.
+            adj: Adjacency, with candidate pairs or without.
+            nodes: (k,) whose logits are wanted, (k, classes); default all.
         """
         x, adj = self.sanitise(x, adj, self.how)
-        out: Tensor = self.model(x, adj)
+        out: Tensor = self.model(x, adj) if nodes is None else self.model.at(x, adj, nodes)
         return out
 
     @property
@@ -144,6 +149,8 @@ class Predictor:
         A ranking model gives embeddings.
         """
         known = self._logits.get(graph)
+        if known is None and nodes is not None and self.model.capabilities.alone:
+            return self.forward(inputs(graph), graph.adj, nodes)
         if known is None:
             known = self.answer(inputs(graph), graph.adj)
             self._logits[graph] = known

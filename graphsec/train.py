@@ -242,7 +242,10 @@ class Labels:
         train = self.split.train
         steps = _steps(self.x, self.adj, train, self.training, self.model, rng, self.scopes)
         for roots, xs, adjs in steps:
-            logits = read(self.model(xs, adjs), adjs, roots, pooling)
+            if self.model.capabilities.alone and self.scopes is None:
+                logits = self.model.at(xs, adjs, roots)
+            else:
+                logits = read(self.model(xs, adjs), adjs, roots, pooling)
             yield len(roots), loss_of(self.task, logits, self.y[roots])
 
     @torch.no_grad()
@@ -254,7 +257,7 @@ class Labels:
         self.settle()
         y = self.y[self.split.val]
         if self.scopes is None or self.training.sampler is None:
-            logits = self.model(self.x, self.adj)[self.split.val]
+            logits = self.model.at(self.x, self.adj, self.split.val)
         else:
             logits = self.training.sampler.answers(self.model, self.x, self.scopes[1])
         figures = {"val_loss": float(loss_of(self.task, logits, y))}
@@ -348,6 +351,9 @@ def _steps(
         )
     if training.batch_size is None:
         return [(train, x, adj)]
+    if model.capabilities.alone:
+        order = train[torch.randperm(len(train), generator=rng["order"].torch())]
+        return ((roots, x, adj) for roots in order.split(training.batch_size))
     if model.layers is None or not model.capabilities.sampled:
         raise ValueError(f"training.batch_size: {type(model).__name__} does not run on samples")
     fanouts = training.fanouts or (-1,) * model.layers

@@ -48,7 +48,7 @@ class Row:
         """(1, classes) logits of the target with the pairs ``which`` flipped by ``weight``."""
         symmetric = not self.graph.directed
         adj = self.graph.adj.with_block(self.pairs[:, which], weight, symmetric=symmetric)
-        return victim.forward(inputs(self.graph), adj)[self.target : self.target + 1]
+        return victim.forward(inputs(self.graph), adj, torch.tensor([self.target]))
 
     def gradient(self, victim: Predictor, which: Tensor, p: Tensor, loss: LossName) -> Tensor:
         """(b,) derivative of the target's loss by the weights p of the pairs ``which``."""

@@ -173,7 +173,7 @@ class Objective:
 
     def _logits(self, victim: Predictor, pairs: Tensor, weight: Tensor) -> Tensor:
         adj = self.graph.adj.with_block(pairs, weight, symmetric=not self.graph.directed)
-        return victim.forward(self._x, adj)[self.targets.nodes]
+        return victim.forward(self._x, adj, self.targets.nodes)
 
     def gradient(self, victim: Predictor, pairs: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         """Derivative of the loss by how far each pair is flipped, and the targets' logits.
@@ -193,7 +193,7 @@ class Objective:
         if flips.shape[1]:
             logits = self._logits(victim, flips, torch.ones(flips.shape[1]))
         else:
-            logits = victim.forward(self._x, self.graph.adj)[self.targets.nodes]
+            logits = victim.forward(self._x, self.graph.adj, self.targets.nodes)
         return Found(self.score(logits), flips)
 
     def discrete(self, pairs: Tensor, p: Tensor) -> Tensor:

@@ -12,43 +12,47 @@ from graphsec.kernels.sparse import jit
 def push(indptr, indices, w, degree, roots, teleport, epsilon, threshold, nodes, scores, counts):
     """The best-scored nodes of each root, best first, the root itself among them.
 
-    Mass starts at the root. A node whose waiting mass exceeds ε times its degree keeps the share
-    ``teleport`` of it and pushes the rest to its neighbours. ``nodes`` and ``scores`` are
-    (roots, most); what scores below ``threshold`` times the best other node is left out.
+    Mass starts at the root. In each round all nodes whose waiting mass exceeds ε times their
+    degree keep the share ``teleport`` of it and push the rest to their neighbours, so that the
+    result does not depend on how nodes are numbered. ``nodes`` and ``scores`` are (roots, most);
+    what scores below ``threshold`` times the best other node is left out.
     """
     n = len(indptr) - 1
     kept, waiting = np.zeros(n), np.zeros(n)
-    queue, queued = np.empty(n, np.int64), np.zeros(n, np.bool_)
+    pushing, mass = np.empty(n, np.int64), np.empty(n)
+    coming, queued = np.empty(n, np.int64), np.zeros(n, np.bool_)
     touched, seen = np.empty(n, np.int64), np.zeros(n, np.bool_)
     for t in range(len(roots)):
         root = roots[t]
         waiting[root] = 1.0
-        queue[0], touched[0] = root, root
-        queued[root] = seen[root] = True
-        head, length, count = 0, 1, 1
+        coming[0], touched[0] = root, root
+        seen[root] = True
+        length, count = 1, 1
         while length > 0:
-            i = queue[head]
-            head = (head + 1) % n
-            length -= 1
-            queued[i] = False
-            mass = waiting[i]
-            waiting[i] = 0.0
-            if degree[i] <= 0:  # nowhere to go
-                kept[i] += mass
-                continue
-            kept[i] += teleport * mass
-            share = (1 - teleport) * mass / degree[i]
-            for e in range(indptr[i], indptr[i + 1]):
-                j = indices[e]
-                waiting[j] += share if w is None else share * w[e]
-                if not seen[j]:
-                    seen[j] = True
-                    touched[count] = j
-                    count += 1
-                if not queued[j] and waiting[j] > epsilon * degree[j]:
-                    queued[j] = True
-                    queue[(head + length) % n] = j
-                    length += 1
+            pushing, coming = coming, pushing
+            for q in range(length):
+                i = pushing[q]
+                mass[q], waiting[i], queued[i] = waiting[i], 0.0, False
+            more = 0
+            for q in range(length):
+                i = pushing[q]
+                if degree[i] <= 0:  # nowhere to go
+                    kept[i] += mass[q]
+                    continue
+                kept[i] += teleport * mass[q]
+                share = (1 - teleport) * mass[q] / degree[i]
+                for e in range(indptr[i], indptr[i + 1]):
+                    j = indices[e]
+                    waiting[j] += share if w is None else share * w[e]
+                    if not seen[j]:
+                        seen[j] = True
+                        touched[count] = j
+                        count += 1
+                    if not queued[j] and waiting[j] > epsilon * degree[j]:
+                        queued[j] = True
+                        coming[more] = j
+                        more += 1
+            length = more
         best = 0.0
         for k in range(1, count):
             best = max(best, kept[touched[k]])

@@ -60,6 +60,8 @@ class Capabilities:
         uses_edges: Looks at the graph at all.
         edge_weight: Honours edge weights, with 0 meaning absent.
         sampled: Runs on sampled hops.
+        alone: Answers about some nodes at less cost than about all (``at``), so that it trains in
+            batches without sampled hops.
         batch_statistics: Mixes nodes through normalisation (excluded from private training).
         stochastic: Predicts at random even in evaluation mode.
         per_sample: Gives one gradient a node through ``torch.func.vmap(grad)``.
@@ -70,6 +72,7 @@ class Capabilities:
     uses_edges: bool = True
     edge_weight: bool = True
     sampled: bool = True
+    alone: bool = False
     batch_statistics: bool = False
     stochastic: bool = False
     per_sample: bool = True
@@ -82,6 +85,7 @@ class Capabilities:
             "edges": self.uses_edges,
             "edge weights": self.uses_edges and self.edge_weight,
             "sampling": self.sampled,
+            "nodes alone": self.alone,
             "per-sample gradients": self.per_sample,
             "second order": self.second_order,
             "(batch statistics)": self.batch_statistics,
@@ -147,6 +151,11 @@ class GNN(nn.Module):
     def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
         """Logits (n, classes), or embeddings for ranking."""
         return self.hidden(x, adj)[-1]
+
+    def at(self, x: Tensor | Features, adj: Adj, nodes: Tensor) -> Tensor:
+        """Logits (k, classes) of ``nodes`` alone."""
+        out: Tensor = self(x, adj)[nodes]
+        return out
 
     def embeddings(self) -> Tensor:
         """(n, width) what the first layer of a ranking model starts from; ranking penalises it."""

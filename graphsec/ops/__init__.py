@@ -13,7 +13,7 @@ from graphsec.ops.lowrank import low_rank
 from graphsec.ops.median import segment_median, soft_median
 from graphsec.ops.medoid import median_sum, soft_medoid
 from graphsec.ops.pagerank import personalized_pagerank
-from graphsec.ops.push import visited
+from graphsec.ops.push import ranked, visited
 from graphsec.ops.structure import CSR, Pairs, compiled
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "median_sum",
     "personalized_pagerank",
     "propagate",
+    "ranked",
     "sddmm",
     "segment_median",
     "soft_median",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from graphsec.ops.adj import Adj
-from graphsec.ops.structure import kernels_for
+from graphsec.ops.structure import CSR, kernels_for, outside_transforms
+
+_AT_ONCE = 65_536  # roots of ``ranked`` between which memory is given back
 
 
 @torch.no_grad()
@@ -35,6 +39,16 @@ def visited(
     (without the lazy steps).
     """
     most = max(1, min(most, adj.num_nodes))
+    nodes, scores, counts = _best(adj, roots, most, threshold, teleport, epsilon)
+    inside = torch.from_numpy(np.arange(most)) < counts.unsqueeze(1)
+    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return indptr, nodes[inside], scores[inside]
+
+
+def _best(
+    adj: Adj, roots: Tensor, most: int, threshold: float, teleport: float, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(nodes (B, most), scores (B, most), how many of them (B,)) of each root."""
     shape = (len(roots), most)
     nodes, scores = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.float64)
     counts = torch.zeros(len(roots), dtype=torch.int64)
@@ -49,9 +63,62 @@ def visited(
             roots.contiguous().numpy(), teleport, epsilon, threshold,
             nodes.numpy(), scores.numpy(), counts.numpy(),
         )  # fmt: skip
-    inside = torch.from_numpy(np.arange(most)) < counts.unsqueeze(1)
-    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return indptr, nodes[inside], scores[inside]
+    return nodes, scores, counts
+
+
+@torch.no_grad()
+def ranked(adj: Adj, roots: Tensor, most: int, teleport: float, epsilon: float) -> Adj:
+    """Rows of personalised PageRank: a finished operator from all nodes to ``roots``.
+
+    Rows are computed once and kept with the adjacency, unless it has candidate pairs. Memory is
+    linear in rows computed so far times ``most``.
+
+    Args:
+        adj: Plain adjacency; candidate pairs count with the weight that they have.
+        roots: (B,) nodes.
+        most: Largest number of entries a row.
+        teleport: Probability of starting again, in (0, 1].
+        epsilon: Mass that may stay where it is, per unit of degree: rows add up to less than one.
+
+    Returns:
+        (B rows, n columns), the root's own entry first, then by falling score; no gradients.
+
+    Source: Bojchevski et al., Scaling Graph Neural Networks with Approximate PageRank, KDD 2020,
+    algorithm 1.
+    """
+    if adj.factors is not None:
+        raise ValueError("adj must be sparse for PageRank by pushes, got a low-rank one")
+    most = min(most, adj.num_nodes)
+    with outside_transforms():
+        if adj.block is not None:
+            adj = replace(adj.merged().pruned(), final=False)
+        cache: dict[tuple[int, float, float], _Rows] = adj.__dict__.setdefault("_ranked", {})
+        key = (most, teleport, epsilon)
+        if key not in cache:
+            cache[key] = _Rows(adj.num_nodes, most)
+        return cache[key].take(adj, roots, teleport, epsilon)
+
+
+class _Rows:
+    """Rows found so far; memory that was never written to is never taken."""
+
+    def __init__(self, n: int, most: int) -> None:
+        self.nodes = torch.empty(n, most, dtype=torch.int32)
+        self.scores = torch.empty(n, most)
+        self.counts = torch.zeros(n, dtype=torch.int64)
+
+    def take(self, adj: Adj, roots: Tensor, teleport: float, epsilon: float) -> Adj:
+        """The rows of ``roots``; those not found yet are."""
+        most = self.nodes.shape[1]
+        for part in roots[self.counts[roots] == 0].unique().split(_AT_ONCE):
+            nodes, scores, counts = _best(adj, part, most, 0.0, teleport, epsilon)
+            self.nodes[part], self.scores[part] = nodes.int(), scores.float()
+            self.counts[part] = counts
+        counts = self.counts[roots]
+        inside = torch.arange(most) < counts.unsqueeze(1)
+        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        csr = CSR(indptr, self.nodes[roots][inside].long(), adj.num_nodes)
+        return Adj(csr=csr, weight=self.scores[roots][inside], final=True)
 
 
 def _iterate(

@@ -43,7 +43,7 @@ class Bucketed:
         degree = adj.csr.indptr.diff()
         kind = (2 * degree.double().clamp(min=1).log2()).ceil()
         self.buckets: list[Rows] = []
-        for value in kind.unique():
+        for value in kind.unique().tolist():  # type: ignore[no-untyped-call]
             rows = (kind == value).nonzero().ravel()
             place = torch.arange(int(degree[rows].max()))
             inside = place < degree[rows].unsqueeze(1)
@@ -157,7 +157,7 @@ def test_four_times_buckets_and_twenty_times_a_segment_sort(
     def ours(w: Tensor, h: Tensor) -> Tensor:
         return soft_median(Adj(csr=adj.csr, weight=w, final=True), h, TEMPERATURE)
 
-    ways = {
+    ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "ours": ours, "buckets": Bucketed(adj), "segment sort": Segmented(adj),
         "packed sort": Packed(adj),
     }  # fmt: skip
