@@ -12,7 +12,7 @@ from graphsec.graph import Graph
 from graphsec.models.base import GNN, Sizes, inputs
 from graphsec.ops import Adj, Features
 from graphsec.predict import How, Origin, Predictor, PrivacyStatement
-from graphsec.registry import DEFENSES, Component
+from graphsec.registry import DEFENSES, Component, SpecError
 from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace
 from graphsec.train import fit as train_model
@@ -78,14 +78,18 @@ class Defense(Component):
 
     def predictor(self, recipe: Recipe, sizes: Sizes) -> Predictor:
         """An untrained predictor with this defense around it."""
-        made = Predictor(
-            self.harden(self.build(recipe, sizes)),
+        made = self.around(self.harden(self.build(recipe, sizes)), recipe)
+        made.sizes = (sizes.nodes, sizes.features, sizes.outputs)
+        return made
+
+    def around(self, model: GNN, recipe: Recipe) -> Predictor:
+        """A predictor of a hardened model, with the sanitising before it."""
+        return Predictor(
+            model,
             sanitise=self.sanitise,
             origin=Origin(recipe, self),
             allowed=self._allowed if self.filters else None,
         )
-        made.sizes = (sizes.nodes, sizes.features, sizes.outputs)
-        return made
 
     def _allowed(self, graph: Graph, pairs: Tensor) -> Tensor:
         allowed = self.allows(graph, pairs)
@@ -127,18 +131,23 @@ class Defense(Component):
         x: Tensor | Features,
         adj: Adj,
         on_epoch: OnEpoch | None = None,
+        whole: Defense | None = None,
     ) -> Trace:
-        """Train ``model`` in place on the sanitised features and adjacency."""
+        """Train ``model`` in place on the sanitised features and adjacency.
+
+        ``whole`` is the composition that this defense is a part of, None if it stands alone:
+        training runs through the sanitising and the release of all parts.
+        """
         return train_model(
             model, graph, recipe.training, rng,
-            x=x, adj=adj.pruned(), release=self.release, on_epoch=on_epoch,
+            x=x, adj=adj.pruned(), release=(whole or self).release, on_epoch=on_epoch,
         )  # fmt: skip
 
 
 @DEFENSES.register("compose")
 @dataclass(frozen=True, kw_only=True)
 class Compose(Defense):
-    """Several defenses, applied left to right.
+    """Several defenses, applied left to right; at most one may train in a way of its own.
 
     Source: a convenience of this project, not a method of the literature.
 
@@ -151,6 +160,13 @@ class Compose(Defense):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "parts", tuple(DEFENSES.build(part) for part in self.parts))
+        if len(self._trainers) > 1:
+            names = ", ".join(repr(part.name) for part in self._trainers)
+            raise SpecError(f"defense 'compose': one part may train its own way, got {names}")
+
+    @property
+    def _trainers(self) -> list[Defense]:
+        return [part for part in self.parts if type(part).train is not Defense.train]
 
     def sanitise(
         self, x: Tensor | Features, adj: Adj, how: How = "exact"
@@ -171,6 +187,14 @@ class Compose(Defense):
         for part in self.parts:
             gradients = part.release(gradients)
         return gradients
+
+    def train(
+        self, model: GNN, graph: Graph, recipe: Recipe, rng: Rng, x: Tensor | Features, adj: Adj,
+        on_epoch: OnEpoch | None = None, whole: Defense | None = None,
+    ) -> Trace:  # fmt: skip
+        """As the part trains that has a way of its own, else plainly."""
+        way = self._trainers[0].train if self._trainers else super().train
+        return way(model, graph, recipe, rng, x, adj, on_epoch, whole or self)
 
     @property
     def tasks(self) -> tuple[str, ...]:  # type: ignore[override]

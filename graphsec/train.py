@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 Step = Callable[[list[Tensor]], list[Tensor]]
 OnEpoch = Callable[[int, dict[str, float]], bool]
+World = Callable[[Literal["train", "val"], int], tuple[Tensor | Features, Adj]]
 
 
 def _sampler(spec: Any) -> Any:
@@ -161,6 +162,7 @@ def fit(
     adj: Adj | None = None,
     release: Step | None = None,
     on_epoch: OnEpoch | None = None,
+    world: World | None = None,
 ) -> Trace:
     """Train ``model`` in place.
 
@@ -174,6 +176,9 @@ def fit(
         release: What happens to a gradient (one tensor a parameter) before it is used and leaves
             the trainer: clipping, noise, pruning.
         on_epoch: Called with (epoch, figures); returning True stops the training (pruners).
+        world: Called with the part of the split and the epoch before each epoch ("train") and
+            each look at the validation nodes ("val"); gives the features and adjacency to take
+            in the place of ``x`` and ``adj`` (attacked ones, or those learned with the model).
 
     Returns:
         What the training showed.
@@ -189,12 +194,19 @@ def fit(
     if not any(p.requires_grad for p in model.parameters()):
         model.eval()
         return trace
+    if world is not None and training.sampler is not None:
+        raise ValueError(
+            "training.sampler must be None where the defense changes the graph in training, "
+            f"got {training.sampler.name!r}"
+        )
     objective = (BPR if ranking else Labels)(model, graph, training, x, adj)
     optimizer = _optimizer(model, training, ranking)
     schedule = _schedule(optimizer, training)
     keeper = _Keeper(training)
     with rng.scope():
         for epoch in range(training.epochs):
+            if world is not None:
+                objective.x, objective.adj = world("train", epoch)
             model.train()
             total, seen = 0.0, 0
             for step, (size, loss) in enumerate(objective.losses(rng["epoch"][epoch])):
@@ -212,6 +224,8 @@ def fit(
                 )
             look = (epoch + 1) % training.validate_every == 0
             if look and (keeper.watches or on_epoch is not None):
+                if world is not None:
+                    objective.x, objective.adj = world("val", epoch)
                 figures.update(objective.validate())
             trace.history.append(figures)
             trace.epochs = epoch + 1
@@ -220,6 +234,7 @@ def fit(
                 break
     keeper.restore(model)
     model.eval()
+    objective.x, objective.adj = x, adj
     objective.settle()
     return trace
 
@@ -353,7 +368,7 @@ def _steps(
         return [(train, x, adj)]
     if model.capabilities.alone:
         order = train[torch.randperm(len(train), generator=rng["order"].torch())]
-        return ((roots, x, adj) for roots in order.split(training.batch_size))
+        return ((roots, x, adj) for roots in torch.split(order, training.batch_size))
     if model.layers is None or not model.capabilities.sampled:
         raise ValueError(f"training.batch_size: {type(model).__name__} does not run on samples")
     fanouts = training.fanouts or (-1,) * model.layers

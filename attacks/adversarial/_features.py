@@ -78,7 +78,7 @@ class EntryObjective(Objective):
             )
         n, d = self.graph.num_nodes, self.graph.num_features
         assert self.graph.x is not None
-        self._name, self._limits, self._x = attack.name, limits, self.graph.x
+        self._who, self._limits, self._x = f"attack {attack.name!r}", limits, self.graph.x
         self.budget, self.per_node = min(limits.entries, n * d), None
         if limits.change < 1:  # a flip moves an entry by 1, and k of them a node by √k
             self.budget = 0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
-import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -15,16 +13,8 @@ from graphsec.attacks.adversarial._search import Found, GlobalAttack, Objective
 from graphsec.predict import Predictor
 from graphsec.registry import ATTACKS, Range
 from graphsec.rng import Rng
-from graphsec.search import Candidates, project
+from graphsec.search import ascend, project
 from graphsec.threat import View
-
-
-@dataclass(frozen=True, eq=False)
-class _Iterate(Found):
-    """A block, by its codes, and the weights whose discretisation was tried."""
-
-    codes: np.ndarray
-    p: Tensor
 
 
 @ATTACKS.register("prbcd", "pr-bcd")
@@ -80,57 +70,8 @@ class PRBCD(GlobalAttack):
         self, objective: Objective, victim: Predictor, rng: Rng, start: Tensor | None = None
     ) -> Found:
         """Search against one victim, from nothing or from given flips."""
-        candidates = objective.candidates(victim, rng["block"])
-        size = min(self.block, candidates.total)
-        codes = candidates.draw(size)
-        p = torch.zeros(len(codes))
-        if start is not None:
-            mine = candidates.codes(start)
-            codes = np.union1d(mine, codes)
-            p = torch.from_numpy(np.isin(codes, mine, assume_unique=True)).to(torch.float32)
-
-        def look(pairs: Tensor) -> _Iterate:
-            found = objective.judge(victim, objective.discrete(pairs, p))
-            return _Iterate(found.score, found.flips, codes, p)
-
-        best = look(candidates.pairs(codes))
-        explore = math.ceil(self.steps * (1 - self.fine_tune))
-        n = objective.graph.num_nodes
-        for t in range(self.steps):
-            pairs = candidates.pairs(codes)
-            gradient, _ = objective.gradient(victim, pairs, p)
-            # The rate falls once the block stays.
-            rate = objective.budget / n * self.lr / math.sqrt(max(0, t - explore) + 1)
-            p = self.project(objective, pairs, p + rate * gradient)
-            if t % self.check_every == 0 or t in (explore - 1, self.steps - 1):
-                best = min(best, look(pairs), key=lambda one: one.score)
-            if t < explore - 1:
-                codes, p = _redraw(candidates, codes, p, size)
-            elif t == explore - 1:  # go back to the best block and refine it
-                codes, p = best.codes, best.p
-        pairs = candidates.pairs(best.codes)
-        return objective.sample(victim, pairs, best.p, self.samples, best, rng["sample"])
+        return ascend(objective, victim, rng, self, partial(self.project, objective), start)
 
     def project(self, objective: Objective, pairs: Tensor, p: Tensor) -> Tensor:
         """(B,) weights within the budget that the search keeps to between its looks."""
         return project(p, objective.budget)
-
-
-def _redraw(
-    candidates: Candidates, codes: np.ndarray, p: Tensor, size: int
-) -> tuple[np.ndarray, Tensor]:
-    """Keep the pairs that have weight (at most half of the block), refill with fresh ones."""
-    keep = (p > 0).nonzero().ravel()
-    if len(keep) > size // 2:
-        keep = keep[torch.topk(p[keep], size // 2).indices].sort().values
-    old = codes[keep.numpy()]
-    fresh = candidates.draw(size - len(old), old)
-    # Both lists are sorted: merge them by where the old ones fall among the fresh.
-    place = np.searchsorted(fresh, old) + np.arange(len(old))
-    merged = np.empty(len(old) + len(fresh), np.int64)
-    weight = torch.zeros(len(merged))
-    mine = np.zeros(len(merged), bool)
-    mine[place] = True
-    merged[mine], merged[~mine] = old, fresh
-    weight[torch.from_numpy(place)] = p[keep]
-    return merged, weight

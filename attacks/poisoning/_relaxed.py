@@ -37,7 +37,8 @@ class MetaObjective(Objective):
     ) -> None:
         self.graph, self.budget, self.per_node = view.known, view.edge_budget, view.node_budget
         self._ends = None if self.per_node is None else (self.per_node > 0).nonzero().ravel()
-        self._name, self._rng, self._trainings, self._dense = attack.name, rng, trainings, dense
+        self._who, self._rng = f"attack {attack.name!r}", rng
+        self._trainings, self._dense = trainings, dense
         self._losses: list[float] = []
         if self.possible:
             self._meta = attack.gradient(view, rng["labels"], dense=dense)

@@ -66,7 +66,7 @@ class PPRGo(Decoupled):
         spec = self.spec
         rows = ranked(adj, nodes, spec.topk, spec.teleport, spec.epsilon)
         if rows.num_nodes < adj.num_nodes:  # scores of the nodes in these rows only
-            seen, column = rows.csr.indices.unique(return_inverse=True)
+            seen, column = torch.unique(rows.csr.indices, return_inverse=True)
             rows = replace(rows, csr=replace(rows.csr, indices=column, num_cols=len(seen)))
             x = take(x, seen)
         return self.aggregate(rows, self.encode(x))

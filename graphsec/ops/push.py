@@ -110,7 +110,7 @@ class _Rows:
     def take(self, adj: Adj, roots: Tensor, teleport: float, epsilon: float) -> Adj:
         """The rows of ``roots``; those not found yet are."""
         most = self.nodes.shape[1]
-        for part in roots[self.counts[roots] == 0].unique().split(_AT_ONCE):
+        for part in torch.split(torch.unique(roots[self.counts[roots] == 0]), _AT_ONCE):
             nodes, scores, counts = _best(adj, part, most, 0.0, teleport, epsilon)
             self.nodes[part], self.scores[part] = nodes.int(), scores.float()
             self.counts[part] = counts
