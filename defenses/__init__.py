@@ -9,7 +9,13 @@ from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
 from graphsec.defenses.purify import gdc, jaccard, svd
-from graphsec.defenses.robust import gnnguard, median, soft_median, soft_medoid
+from graphsec.defenses.robust import (
+    gnnguard,
+    median,
+    prognn,
+    soft_median,
+    soft_medoid,
+)
 
 __all__ = [
     "Compose",
@@ -20,6 +26,7 @@ __all__ = [
     "jaccard",
     "median",
     "none",
+    "prognn",
     "smoothing",
     "soft_median",
     "soft_medoid",
