@@ -10,6 +10,7 @@ from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
 from graphsec.defenses.purify import gdc, jaccard, svd
 from graphsec.defenses.robust import (
+    adversarial_training,
     gnnguard,
     median,
     prognn,
@@ -20,6 +21,7 @@ from graphsec.defenses.robust import (
 __all__ = [
     "Compose",
     "Defense",
+    "adversarial_training",
     "build",
     "gdc",
     "gnnguard",
