@@ -409,7 +409,7 @@ def propagate(adj: Adj, h: Tensor, reduce: Literal["sum", "mean", "max"] = "sum"
         signed = adj._signed(adj.block).to(x.dtype).unsqueeze(-1).expand(-1, x.shape[1])
         out = out + spmm(adj._pairs(adj.block), signed, x)
     if adj.loop:
-        out = out + adj.loop * x[: adj.num_nodes]
+        out = torch.add(out, x[: adj.num_nodes], alpha=adj.loop)
     if adj.factors is not None:
         across, along = (part.to(x.dtype) for part in adj.factors)
         out = out + (across @ (along.T @ x.flatten(1))).view_as(out)
