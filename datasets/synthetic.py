@@ -201,6 +201,46 @@ class ContextualSBM(Generated):
         return pairs, labels, x
 
 
+@DATASETS.register("csbm-pq")
+@dataclass(frozen=True, kw_only=True)
+class LabelledSBM(Generated):
+    """Contextual block model whose parameters tell every node's best class in closed form.
+
+    Labels are fair coins. Nodes are joined with probability p_in inside a class and p_out between
+    classes; features are N((2y − 1) μ, I) where all entries of μ are equal and 2|μ| is
+    ``distance``. ``graphsec.semantics`` has the Bayes classifier.
+
+    Source: Gosch et al., Revisiting Robustness in Graph Machine Learning, ICLR 2023, the
+    contextual block model of its experiments; defaults near its sparse graphs.
+
+    Attributes:
+        num_nodes: n.
+        p_in: Probability of an edge inside a class.
+        p_out: Probability of an edge between classes.
+        distance: Distance of the class means, in standard deviations.
+        features: Width of the features.
+    """
+
+    num_nodes: Nodes = 1000
+    p_in: Share = 0.0063
+    p_out: Share = 0.0015
+    distance: Annotated[float, Field(ge=0, le=100), Range(0.1, 5, log=True)] = 1.5
+    features: Annotated[int, Field(ge=1, le=10**5)] = 21
+
+    def generate(self, generator: np.random.Generator) -> Drawn:
+        """Draw labels, edges and features; numbers of nodes say nothing about their class."""
+        n = self.num_nodes
+        starts = np.array([0, n - int(generator.binomial(n, 0.5)), n])
+        order = generator.permutation(n)
+        pairs = order[draw.blocks(starts, self.p_in, self.p_out, generator)]
+        labels = np.empty(n, np.int64)
+        labels[order] = np.repeat(np.arange(2), np.diff(starts))
+        x = generator.standard_normal((n, self.features), np.float32)
+        mean = np.float32(self.distance / 2 / math.sqrt(self.features))
+        x += mean * (2 * labels - 1).astype(np.float32)[:, None]
+        return pairs, labels, x
+
+
 @DATASETS.register("lfr")
 @dataclass(frozen=True, kw_only=True)
 class LFR(Generated):
