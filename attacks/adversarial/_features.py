@@ -125,6 +125,13 @@ class EntryObjective(Objective):
         return victim.forward(x, self.graph.adj)[self.targets.nodes]
 
 
+def laid_out(x: Tensor, clean: Tensor) -> Tensor:
+    """Features x (n, d), sparse where the clean ones are and no more than half of them is not 0."""
+    if clean.layout == torch.strided or int((x != 0).sum()) > x.numel() / 2:
+        return x
+    return features(sp.csr_matrix(x.numpy()))
+
+
 def flipped(x: Tensor, entries: Tensor, weight: Tensor) -> Tensor | Features:
     """Binary features with entries flipped, as far as their weight says; sparse ones stay so.
 

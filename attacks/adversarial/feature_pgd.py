@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from graphsec.attacks.adversarial._features import laid_out
 from graphsec.attacks.adversarial._search import Found, GlobalAttack, Objective, Targets
 from graphsec.outcome import Perturbation
 from graphsec.predict import Predictor
@@ -45,7 +46,8 @@ class MovedFeatures(Objective):
 
     def outcome(self, best: Found, info: dict[str, Any]) -> Perturbation:
         """The moved features."""
-        return Perturbation(x=best.flips, info=info)
+        assert self.graph.x is not None
+        return Perturbation(x=laid_out(best.flips, self.graph.x), info=info)
 
     def move(self, victim: Predictor, x: Tensor) -> tuple[Tensor, Found]:
         """(n, d) derivative of the loss by the features, and what these do to the targets."""

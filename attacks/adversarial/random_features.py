@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from graphsec.attacks.adversarial._features import Entries
+from graphsec.attacks.adversarial._features import Entries, laid_out
 from graphsec.attacks.adversarial.feature_pgd import limited
 from graphsec.attacks.base import Attack
 from graphsec.outcome import Perturbation
@@ -48,10 +48,10 @@ class RandomFeatures(Attack):
             return Perturbation()
         chosen = self._entries(clean, limits, rng)
         if limits.binary:
-            return Perturbation(x=self._flipped(clean, chosen, limits))
-        return Perturbation(
-            x=limited(clean, clean + chosen * _moved(clean, limits, generator), limits)
-        )
+            x = self._flipped(clean, chosen, limits)
+        else:
+            x = limited(clean, clean + chosen * _moved(clean, limits, generator), limits)
+        return Perturbation(x=laid_out(x, graph.x))
 
     def _flipped(self, clean: Tensor, chosen: Tensor, limits: FeatureLimits) -> Tensor:
         flipped = torch.where(chosen > 0, 1 - clean, clean)
@@ -82,5 +82,6 @@ def _moved(clean: Tensor, limits: FeatureLimits, generator: Generator) -> Tensor
         length: Tensor = direction.norm(dim=1, keepdim=True)
         return direction * (limits.change / length)
     up = torch.rand(clean.shape, generator=generator) < 0.5
+    up = (up | (clean <= limits.low)) & (clean < limits.high)  # at an end there is one way only
     free = torch.where(up, limits.high - clean, clean - limits.low).clamp(0, limits.change)
     return torch.where(up, free, -free)

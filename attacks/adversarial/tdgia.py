@@ -47,13 +47,14 @@ class TDGIA(GradientAttack):
 
     Source: Zou et al., TDGIA: Effective Injection Attacks on Graph Neural Networks, KDD 2021, §4
     (topological defective edges, smooth features), λ and the rounds as in their published code;
-    grouping by label, first features from real nodes and optimising those of earlier rounds
-    again are ours.
+    grouping by label, first features from real nodes, steps that keep the proportions of
+    the gradient (which matters where few entries may be other than 0) and optimising earlier
+    nodes again are ours.
 
     Attributes:
         rounds: In how many parts the nodes are injected.
         steps: Gradient steps on the features in each round.
-        lr: Step size (Adam) in radians.
+        lr: Step of the steepest entry of each new node, in radians.
         k1: Weight of 1 / d in λ.
         k2: Weight of 1 / √(d b) in λ.
         r: Targets whose label is less likely than exp(−r) count no more.
@@ -121,21 +122,21 @@ class TDGIA(GradientAttack):
     ) -> tuple[_Injected, Tensor]:
         """The best features on the way, and θ at the end of it."""
         adj = larger(targets.graph, len(theta), edges)
-        theta = theta.clone().requires_grad_()
-        optimizer = torch.optim.Adam([theta], lr=self.lr)
         best: _Injected | None = None
         for step in range(self.steps + 1):
-            x = allowed.features(theta)
+            leaf = theta.clone().requires_grad_()
+            x = allowed.features(leaf)
             logits = _logits(targets, victim, x, adj)
             now = _Injected(targets.score(logits.detach()), Injection(x.detach(), edges))
             best = now if best is None else min(best, now, key=lambda one: one.score)
             if step < self.steps:
                 sure = logits.log_softmax(1).gather(1, targets.y.unsqueeze(1))
                 loss = (self.r + sure).clamp(min=0).square().sum()
-                (theta.grad,) = torch.autograd.grad(loss, theta)
-                optimizer.step()
+                (slope,) = torch.autograd.grad(loss, leaf)
+                steepest = slope.abs().amax(1, keepdim=True)
+                theta = theta - self.lr * slope / steepest.clamp(min=1e-30)
         assert best is not None
-        return best, theta.detach()
+        return best, theta
 
 
 def _logits(targets: Targets, victim: Predictor, x: Tensor, adj: Adj) -> Tensor:

@@ -20,6 +20,7 @@ GRAPHS = tiny_graphs()
 BLOCKS, KARATE = GRAPHS["blocks"], GRAPHS["karate"]
 assert BLOCKS.x is not None
 assert KARATE.x is not None
+QUICK = {"name": "feature-prbcd", "steps": 30, "samples": 3}
 TINY = Graph.from_edges([[0, 1], [1, 2]], 3, x=[[0.0, 1.0], [0.5, 3.0], [1.0, 2.0]])
 WORDS = TINY.replace(x=[[0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 
@@ -162,7 +163,7 @@ def test_flipped_entries_and_their_derivatives() -> None:
 
 def test_flips_stay_sparse_and_are_what_is_scored() -> None:
     victim = fit(KARATE, defense="jaccard")
-    outcome = attacked("feature-prbcd", victim, KARATE, budget={"features": 12})
+    outcome = attacked(QUICK, victim, KARATE, budget={"features": 12})
     assert outcome.x is not None
     assert KARATE.x is not None
     assert outcome.x.layout == torch.sparse_csr
@@ -175,7 +176,7 @@ def test_flips_stay_sparse_and_are_what_is_scored() -> None:
 def test_words_at_a_node_are_spent_where_they_can_be() -> None:
     """With one entry a node the whole budget is used: no weight is stuck at one node."""
     victim = fit(KARATE)
-    outcome = attacked("feature-prbcd", victim, KARATE, budget={"features_per_node": 1})
+    outcome = attacked(QUICK, victim, KARATE, budget={"features_per_node": 1})
     assert outcome.x is not None
     assert KARATE.x is not None
     nodes, _, _ = feature_changes(KARATE.x, outcome.x)

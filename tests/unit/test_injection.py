@@ -204,7 +204,8 @@ def test_tdgia_beats_random_nodes(name: str) -> None:
     graph = GRAPHS[name]
     victim = graphsec.fit(graph, {"name": "gcn", "hidden": 16}, training={"epochs": 40})
     threat = {"budget": {"nodes": 4, "edges_per_injected": 4}}
-    mine = [accuracy(victim, attacked("tdgia", victim, graph, s, **threat), graph) for s in (0, 1)]
+    spec = {"name": "tdgia", "rounds": 2, "steps": 30}
+    mine = [accuracy(victim, attacked(spec, victim, graph, s, **threat), graph) for s in (0, 1)]
     blind = [
         accuracy(victim, attacked("random-injection", victim, graph, s, **threat), graph)
         for s in range(4)
