@@ -261,7 +261,9 @@ class Labels:
                 logits = self.model.at(xs, adjs, roots)
             else:
                 logits = read(self.model(xs, adjs), adjs, roots, pooling)
-            yield len(roots), loss_of(self.task, logits, self.y[roots])
+            loss = loss_of(self.task, logits, self.y[roots])
+            penalty = self.model.penalty(xs, adjs)
+            yield len(roots), loss if penalty is None else loss + penalty
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -172,6 +172,10 @@ class Vote(GNN):
         """The base model's parameter groups."""
         return self.base.groups(weight_decay, decay)
 
+    def penalty(self, x: Tensor | Features, adj: Adj) -> Tensor | None:
+        """The base model's penalty, on the graph without noise."""
+        return self.base.penalty(x, adj)
+
     def settle(self, x: Tensor | Features, adj: Adj, y: Tensor, nodes: Tensor) -> None:
         """What the base model chooses, on the graph without noise."""
         self.base.settle(x, adj, y, nodes)

@@ -186,6 +186,10 @@ class GNN(nn.Module):
             {"params": outer, "weight_decay": 0.0},
         ]
 
+    def penalty(self, x: Tensor | Features, adj: Adj) -> Tensor | None:
+        """What training adds to its loss on a batch; None adds nothing."""
+        return None
+
     def settle(self, x: Tensor | Features, adj: Adj, y: Tensor, nodes: Tensor) -> None:
         """Choose on validation nodes what training left open (when to stop integrating, say).
 

@@ -380,3 +380,40 @@ def test_rgcn_draws_in_training_only() -> None:
         assert not torch.equal(first, second)
         first, second = (model.eval()(inputs(graph), graph.adj) for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_rgcn_is_trained_with_its_penalty(graph: Graph) -> None:
+    """kl times the divergence from N(0, 1) of the first Gaussians, less its constant."""
+    spec: Any = MODELS.build({"name": "rgcn", "hidden": 5, "kl": 0.01})
+    with Rng(0).scope():
+        model: Any = spec.build(Sizes.of(graph))
+    x = inputs(graph).to_dense()
+    mean, variance = F.elu(x @ model.mean[0]), torch.relu(x @ model.variance[0]) + 1e-8
+    naive = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, variance.sqrt()), torch.distributions.Normal(0.0, 1.0)
+    )
+    wanted = 0.01 * (naive + 0.5).mean(1).sum()
+    torch.testing.assert_close(model.penalty(inputs(graph), graph.adj), wanted, rtol=1e-4, atol=0)
+    plain: Any = MODELS.build({"name": "rgcn", "kl": 0}).build(Sizes.of(graph))
+    assert plain.penalty(inputs(graph), graph.adj) is None
+
+    def divergence(kl: float) -> tuple[float, float]:
+        fitted = graphsec.fit(graph, {"name": "rgcn", "kl": kl}, training={"epochs": 20})
+        shown: Any = fitted.model
+        shown.kl = 1.0
+        with torch.no_grad():
+            penalty = shown.penalty(inputs(graph), graph.adj)
+        assert penalty is not None
+        return float(penalty), fitted.trace.history[0]["loss"]
+
+    (loose, first), (tight, charged) = divergence(0.0), divergence(0.1)
+    assert tight < 0.9 * loose
+    assert charged > first  # it is in the loss of the very first epoch
+
+
+def test_smoothing_keeps_the_penalty_of_its_model(graph: Graph) -> None:
+    spec: Any = {"name": "rgcn", "kl": 0.1}
+    fitted = graphsec.fit(graph, spec, "smoothing", training={"epochs": 1})
+    model: Any = fitted.model
+    own = model.base.penalty(inputs(graph), graph.adj)
+    assert torch.equal(model.penalty(inputs(graph), graph.adj), own)
