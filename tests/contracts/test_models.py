@@ -8,7 +8,10 @@ from graphsec.registry import MODELS
 from graphsec.testing import ModelContract, RankingContract
 
 # The published 64 layers have so many ReLUs that a step of finite differences crosses a kink.
-_SMALLER: dict[str, Any] = {"gcnii": {"name": "gcnii", "layers": 4, "hidden": 16}}
+_SMALLER: dict[str, Any] = {
+    "gcnii": {"name": "gcnii", "layers": 4, "hidden": 16},
+    "grand-random": {"name": "grand-random", "hops": 2, "views": 2},
+}
 
 for _name in MODELS:
     _ranks = "ranking" in MODELS[_name].module.capabilities.tasks

@@ -152,3 +152,43 @@ def test_decays_and_rates_are_the_papers() -> None:
     for model in (gcnii, gpr):
         grouped = [id(p) for group in model.groups(5e-4, "all") for p in group["params"]]
         assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+# -- GRAND, the random one ----------------------------------------------------------------------
+
+
+def test_views_that_drop_nothing_are_the_answer_of_evaluation() -> None:
+    """Propagating features or what the first map makes of them is the same."""
+    graph = tiny_graphs()["karate"]
+    nothing = {"drop_nodes": 0, "input_dropout": 0, "dropout": 0, "hops": 3, "views": 2}
+    model: Any = made({"name": "grand-random", **nothing}, graph)
+    x = x_of(graph)
+    seen = model.train()(x, graph.adj)
+    answer = model.eval()(x, graph.adj).log_softmax(1)
+    torch.testing.assert_close(seen, answer)
+    hat = dense_operator(graph, loops=True)
+    powers = torch.stack([torch.linalg.matrix_power(hat, k) for k in range(4)])
+    mixed = powers.mean(0) @ x.to_dense()
+    h = torch.relu(mixed @ model.weight[0] + model.bias[0])
+    torch.testing.assert_close(answer, (h @ model.weight[1] + model.bias[1]).log_softmax(1))
+
+
+@pytest.mark.parametrize(("temperature", "drop"), [(1.0, 0.0), (0.5, 0.0), (0.5, 0.5)])
+def test_the_penalty_is_the_distance_of_views_from_their_sharpened_mean(
+    temperature: float, drop: float
+) -> None:
+    graph = tiny_graphs()["blocks"]
+    spec = {"temperature": temperature, "drop_nodes": drop, "consistency": 2.0, "views": 3}
+    still = {"input_dropout": 0, "dropout": 0}
+    model: Any = made({"name": "grand-random", **spec, **still}, graph)
+    x = x_of(graph)
+    model.train()(x, graph.adj)
+    views = model._views.exp()
+    mean = views.mean(0)
+    sharp = mean ** (1 / temperature)
+    sharp = sharp / sharp.sum(1, keepdim=True)
+    wanted = 2.0 * (views - sharp).square().sum() / (3 * len(mean))
+    found = model.penalty(x, graph.adj)
+    torch.testing.assert_close(found, wanted)
+    assert (float(found.detach()) > 1e-6) == (drop > 0 or temperature < 1)
+    assert model.penalty(x, graph.adj) is None  # of one step only
