@@ -63,8 +63,7 @@ class GRANDRandom(GNN):
         answers, self._views = self._views.exp(), None
         sharp = answers.detach().mean(0).pow(1 / self.spec.temperature)
         sharp = sharp / sharp.sum(-1, keepdim=True)
-        distance: Tensor = (answers - sharp).square().sum(-1).mean()
-        return self.spec.consistency * distance
+        return (answers - sharp).square().sum(-1).mean().mul(self.spec.consistency)
 
     def _view(self, x: Tensor, operator: Adj) -> Tensor:
         """Logits with other nodes left out each time."""
