@@ -101,7 +101,7 @@ class FeaturePGD(GlobalAttack):
     Features are held dense: n · d numbers.
 
     Source: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR
-    2018, §2.1, on all nodes of one graph.
+    2018, on all nodes of one graph.
 
     Attributes:
         loss: What is maximised over the target nodes.

@@ -21,7 +21,7 @@ class RandomInjection(Attack):
 
     The baseline that any other injection has to beat with as many nodes and edges.
 
-    Source: the random injection of Zou et al., TDGIA, KDD 2021, §5, with the features of real
+    Source: the random injection of Zou et al., TDGIA, KDD 2021, with the features of real
     nodes.
     """
 

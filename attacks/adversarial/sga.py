@@ -33,11 +33,11 @@ class SGA(Attack):
     where none helps. The gradients are those of the whole graph: what the subgraph leaves out
     can't change.
 
-    A target costs a pass over the nodes of one class and the edges of its subgraph, whatever the
-    size of the graph. The flips transfer to the victim, which is never asked, so that a defense
-    is not adapted to.
+    A target costs a pass over the nodes of one class and over the edges of its subgraph, none over
+    the edges of the graph. The flips transfer to the victim, which is never asked, so that a
+    defense is not adapted to.
 
-    Source: Li et al., Adversarial Attack on Large Scale Graph, IEEE TKDE 2021, §4. With z fixed,
+    Source: Li et al., Adversarial Attack on Large Scale Graph, IEEE TKDE 2021. With z fixed,
     its difference of cross-entropies at any temperature is the difference of logits here. Direct
     attack only.
 
@@ -103,19 +103,26 @@ class Linear:
         z = int(wrong.argmax())
         neighbours = graph.indices[graph.indptr[t] : graph.indptr[t + 1]]
         members = self.members[z]
-        fit = torch.isin(members, row.ends) & ~torch.isin(members, neighbours)
-        members = members[fit]
+        members = members[listed(members, row.ends) & ~listed(members, neighbours)]
         slope = self.g[members] / self.d[t] + self.u[members] / self.d[members].unsqueeze(1)
         slope = slope[:, z] - slope[:, y]
         best = members[slope.topk(min(count, len(members))).indices]
         ends = torch.cat([neighbours, best]).sort().values
-        return Around(
-            graph, t, ends, torch.isin(ends, row.ends), self.h[:, z] - self.h[:, y], self.d
-        )
+        up = self.h.new_zeros(self.h.shape[1])
+        up[z], up[y] = 1, -1
+        return Around(graph, t, ends, listed(ends, row.ends), self.h, up, self.d)
+
+
+def listed(nodes: Tensor, among: Tensor) -> Tensor:
+    """(k,) whether each node (k,) is among others, which ascend."""
+    if len(among) == 0:
+        return torch.zeros(len(nodes), dtype=torch.bool)
+    spot = torch.searchsorted(among, nodes).clamp(max=len(among) - 1)
+    return among[spot] == nodes
 
 
 class Around:
-    """Row t of Â² h as a function of the flips between the target t and a few other nodes.
+    """Row t of Â² h, h = H up, as a function of the flips between node t and a few others.
 
     With w the weights to the ends, d degrees plus 1 and g = d^-½ h, the row is
     d_t^-½ ((g_t + Σ w_k g_k) / d_t + Σ w_k u_k / d_k), where u_k = g_k + w_k g_t + Σ_j w_kj g_j.
@@ -126,15 +133,17 @@ class Around:
         target: Node t.
         ends: (k,) other nodes, ascending, all neighbours of t among them.
         free: (k,) whether the pair with t may be flipped.
-        h: (n,) what is propagated.
+        h: (n, classes) H.
+        up: (classes,) the direction that counts.
         d: (n,) degrees of the clean graph plus 1.
     """
 
     def __init__(
-        self, graph: Graph, target: int, ends: Tensor, free: Tensor, h: Tensor, d: Tensor
-    ) -> None:
+        self, graph: Graph, target: int, ends: Tensor, free: Tensor, h: Tensor, up: Tensor,
+        d: Tensor,
+    ) -> None:  # fmt: skip
         self.ends, self.free = ends, free
-        self._h, self._d, self._h_t, self._d_t = h[ends], d[ends], h[target], d[target]
+        self._h, self._d, self._h_t, self._d_t = h[ends] @ up, d[ends], h[target] @ up, d[target]
         counts = graph.degree[ends]
         owner = torch.repeat_interleave(torch.arange(len(ends)), counts)
         first = graph.indptr[ends] - (counts.cumsum(0) - counts)
@@ -146,11 +155,11 @@ class Around:
         to_target = other == target
         self._w = h.new_zeros(len(ends)).index_put((owner[to_target],), weight[to_target])
         self._edge = torch.zeros(len(ends), dtype=torch.bool).index_fill(0, owner[to_target], True)
-        place = torch.searchsorted(ends, other).clamp(max=max(0, len(ends) - 1))
-        among = ends[place] == other if len(ends) else to_target
-        self._inner = owner[among], place[among], weight[among]
+        among = listed(other, ends)
+        place = torch.searchsorted(ends, other[among])
+        self._inner = owner[among], place, weight[among]
         out = ~among & ~to_target
-        sent = weight[out] * (h / d.sqrt())[other[out]]
+        sent = weight[out] * (h[other[out]] @ up) / d[other[out]].sqrt()
         self._outer = h.new_zeros(len(ends)).index_add(0, owner[out], sent)
 
     def gain(self, p: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class TDGIA(GradientAttack):
     found against an undefended twin are tried too. What a defense decides by comparing
     features (Jaccard) is held fixed while differentiating.
 
-    Source: Zou et al., TDGIA: Effective Injection Attacks on Graph Neural Networks, KDD 2021, §4
+    Source: Zou et al., TDGIA: Effective Injection Attacks on Graph Neural Networks, KDD 2021
     (topological defective edges, smooth features), λ and the rounds as in their published code;
     grouping by label, first features from real nodes, steps that keep the proportions of
     the gradient (which matters where few entries may be other than 0) and optimising earlier

@@ -51,7 +51,7 @@ class MetaPGD(RelaxedMetaAttack):
     10,000 nodes and 20 million pairs); undirected graphs only. As with Metattack, the victim is
     not asked: the flips transfer to it.
 
-    Source: Mujkanovic et al., Are Defenses for Graph Neural Networks Robust?, NeurIPS 2022, §4
+    Source: Mujkanovic et al., Are Defenses for Graph Neural Networks Robust?, NeurIPS 2022
     (Meta-PGD), with the tanh margin of Geisler et al., NeurIPS 2021; steps scaled by the largest
     gradient, in place of their optimiser, are ours.
     """

@@ -26,7 +26,7 @@ class MetaPRBCD(RelaxedMetaAttack):
     is not asked: the flips transfer to it.
 
     Source: the search is Geisler et al., Robustness of Graph Neural Networks at Scale, NeurIPS
-    2021, algorithm 1; the gradients are those of Mujkanovic et al., NeurIPS 2022, §4 (Meta-PGD).
+    2021, algorithm 1; the gradients are those of Mujkanovic et al., NeurIPS 2022 (Meta-PGD).
 
     Attributes:
         fine_tune: Fraction of the steps at the end on the best block, without redrawing.
