@@ -71,8 +71,8 @@ class GRANDRandom(GNN):
         kept = F.dropout(x.new_ones(len(x), 1), spec.drop_nodes, self.training)
         mixed = dropout(self._mixed(x * kept, operator), spec.input_dropout, self.training)
         h = torch.relu(linear(mixed, self.weight[0]) + self.bias[0])
-        logits: Tensor = linear(dropout(h, spec.dropout, self.training), self.weight[1])
-        return logits + self.bias[1]
+        answer: Tensor = linear(dropout(h, spec.dropout, self.training), self.weight[1])
+        return answer.add(self.bias[1])
 
     def _mixed(self, h: Tensor, operator: Adj) -> Tensor:
         """Mean of h and of what K steps of propagation make of it."""
