@@ -67,7 +67,7 @@ class AdversarialTraining(Defense):
     delta: Annotated[float, Field(gt=0, le=1), Range(0.1, 1)] = 0.5
     loss: LossName = "tanh_margin"
     steps: Annotated[int, Field(ge=1), Range(5, 20)] = 10
-    block: Annotated[int, Field(ge=1), Range(1e4, 1e6, log=True)] = 50_000
+    block: Annotated[int, Field(ge=1), Range(1e4, 1e6, log=True)] = 100_000
     lr: Annotated[float, Field(gt=0), Range(1e2, 1e4, log=True)] = 1_000.0
     warmup: Annotated[int, Field(ge=0), Range(0, 50)] = 10
     self_training: bool = True
