@@ -80,7 +80,7 @@ CORA_ML = Victim(
 )  # fmt: skip
 MIDDLE = Victim(
     dataset=blocks(20_000, 10), training={"epochs": 30},
-    block=100_000, steps=10, samples=2, rates=(2_000, 2_000), ratio=10,
+    block=250_000, steps=10, samples=2, rates=(2_000, 2_000), ratio=10,
 )  # fmt: skip
 LARGE = Victim(
     dataset=blocks(170_000, 14), training={"epochs": 30},
