@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -60,8 +61,8 @@ class Nettack(Attack):
         graph = view.known
         if graph.directed:
             raise ValueError(f"nettack needs an undirected graph, {graph.name!r} is directed")
-        h, bias = surrogate(graph, rng["surrogate"])
-        return attack_each(view, lambda row: self._greedy(row, h, bias))
+        trained = cache(lambda: surrogate(graph, rng["surrogate"]))  # where any target has a budget
+        return attack_each(view, lambda row: self._greedy(row, *trained()))
 
     def _greedy(self, row: Row, h: Tensor, bias: Tensor) -> Tensor:
         graph, target, ends = row.graph, row.target, row.ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated
 
 import torch
@@ -61,8 +62,8 @@ class SGA(Attack):
         graph = view.known
         if graph.directed:
             raise ValueError(f"sga needs an undirected graph, {graph.name!r} is directed")
-        linear = Linear(graph, *surrogate(graph, rng["surrogate"]))
-        return attack_each(view, lambda row: self._greedy(row, linear))
+        trained = cache(lambda: Linear(graph, *surrogate(graph, rng["surrogate"])))
+        return attack_each(view, lambda row: self._greedy(row, trained()))
 
     def _greedy(self, row: Row, linear: Linear) -> Tensor:
         near = linear.around(row, self.candidates * row.budget)
