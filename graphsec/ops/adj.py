@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphsec.ops.functions import edge_ratio, edge_sum, sddmm, spmm
 from graphsec.ops.noise import noisy
-from graphsec.ops.structure import CSR, Pairs, kernels_for, outside_transforms
+from graphsec.ops.structure import CSR, Pairs, in_transform, kernels_for, outside_transforms
 
 if TYPE_CHECKING:
     from graphsec.graph import Graph
@@ -405,16 +405,20 @@ def propagate(adj: Adj, h: Tensor, reduce: Literal["sum", "mean", "max"] = "sum"
         weight = weight.to(x.dtype) if weight.dim() == 2 else weight.to(x.dtype).unsqueeze(-1)
         weight = weight.expand(-1, x.shape[1])
     out = spmm(adj.csr, weight, x)
+    # Without gradients all is summed up in place: a pass over (n, width) numbers costs about as
+    # much as the product itself.
+    place = None if torch.is_grad_enabled() or in_transform() else out
     if adj.block is not None:
         signed = adj._signed(adj.block).to(x.dtype).unsqueeze(-1).expand(-1, x.shape[1])
-        out = out + spmm(adj._pairs(adj.block), signed, x)
+        pairs = adj._pairs(adj.block)
+        out = out + spmm(pairs, signed, x) if place is None else pairs.add_to(out, signed, x)
     if adj.loop:
-        out = torch.add(out, x[: adj.num_nodes], alpha=adj.loop)
+        out = torch.add(out, x[: adj.num_nodes], alpha=adj.loop, out=place)
     if adj.factors is not None:
         across, along = (part.to(x.dtype) for part in adj.factors)
-        out = out + (across @ (along.T @ x.flatten(1))).view_as(out)
+        out = torch.add(out, (across @ (along.T @ x.flatten(1))).view_as(out), out=place)
     if adj.left is not None:
-        out = out * adj.left.to(x.dtype).view(-1, 1, 1)
+        out = torch.mul(out, adj.left.to(x.dtype).view(-1, 1, 1), out=place)
     return out if h.dim() == 3 else out.squeeze(1)
 
 

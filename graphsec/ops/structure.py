@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _plain_torch = contextvars.ContextVar("plain_torch", default=False)
 
@@ -71,6 +72,12 @@ def kernels_for(name: str, *tensors: Tensor | None) -> ModuleType | None:
 def array(tensor: Tensor) -> np.ndarray:
     """The numpy view that a kernel takes: contiguous, no gradient."""
     return tensor.detach().contiguous().numpy()
+
+
+def in_transform() -> bool:
+    """Whether a ``torch.func`` transform or forward differentiation is active."""
+    level = torch._C._functorch.maybe_current_level()
+    return level is not None or forward_ad._current_level >= 0
 
 
 @contextlib.contextmanager
@@ -251,7 +258,10 @@ class Pairs:
         """Σ over each row of w · h[column]: (rows, heads, width), no gradient."""
         if w is None:
             w = h.new_ones(len(self.u), h.shape[1])
-        out = h.new_zeros(self.num_rows, *h.shape[1:])
+        return self.add_to(h.new_zeros(self.num_rows, *h.shape[1:]), w, h)
+
+    def add_to(self, out: Tensor, w: Tensor, h: Tensor) -> Tensor:
+        """``out`` (rows, heads, width) after the product of ``multiply`` was added to it."""
         kernels = kernels_for("sparse", h, w)
         if kernels is None:
             out.index_add_(0, self.u, h[self.v] * w.unsqueeze(-1))

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, jvp, vmap
 
 from graphsec.graph import Graph
@@ -37,6 +37,7 @@ from graphsec.ops import (
 )
 from graphsec.ops.similarity import edge_similarity, pair_similarity
 from graphsec.rng import Rng
+from graphsec.testing import some_flips, tiny_graphs
 
 seeds = st.integers(0, 10_000)
 
@@ -571,7 +572,6 @@ victim = graphsec.fit(graph, {{"name": "gcn", "hidden": 8}}, training={{"epochs"
 print(victim.logits(graph).double().square().sum().item())
 """
     import graphsec
-    from graphsec.testing import tiny_graphs
 
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
@@ -587,7 +587,6 @@ print(victim.logits(graph).double().square().sum().item())
 def test_transforms_leave_nothing_behind(name: str, enabled: bool) -> None:
     """Patterns first made inside ``vmap(grad)`` serve outside as well; edge weights batch too."""
     from graphsec.models import build
-    from graphsec.testing import tiny_graphs
 
     fresh = [graph.replace(name="fresh") for graph in tiny_graphs().values()]
     for graph in fresh:
@@ -656,3 +655,29 @@ def test_a_graph_without_edges_gives_zeros() -> None:
             assert not soft_median(adj, h, 0.5).any()
             loops = adj.normalized()
             torch.testing.assert_close(soft_median(loops, h, 0.5), h)
+
+
+@pytest.mark.parametrize("heads", [None, 2])
+def test_propagating_without_gradients_gives_the_same_numbers(heads: int | None) -> None:
+    """There sums are made in place; the inputs stay as they are, and dual numbers pass through."""
+    graph = tiny_graphs()["weighted"]
+    rng = np.random.default_rng(0)
+    shape = (graph.num_nodes, 5) if heads is None else (graph.num_nodes, heads, 5)
+    h = torch.from_numpy(rng.normal(size=shape))
+    flips = some_flips(graph)
+    weight = torch.full((flips.shape[1],), 0.3, dtype=torch.float64)
+    factors = tuple(torch.from_numpy(rng.normal(size=(graph.num_nodes, 3)) ** 2) for _ in range(2))
+    assert graph.adj.weight is not None
+    double = dataclasses.replace(graph.adj, weight=graph.adj.weight.double())
+    block = double.with_block(flips, weight, symmetric=True)
+    for adj in (block, dataclasses.replace(block, factors=factors)):
+        operator, before = adj.normalized("sym"), h.clone()
+        wanted = propagate(operator, h.clone().requires_grad_()).detach()
+        with torch.no_grad():
+            torch.testing.assert_close(propagate(operator, h), wanted, rtol=1e-12, atol=1e-13)
+            assert torch.equal(h, before)
+            with forward_ad.dual_level():
+                made = forward_ad.unpack_dual(
+                    propagate(operator, forward_ad.make_dual(h, torch.ones_like(h)))
+                )
+        torch.testing.assert_close(made.tangent, propagate(operator, torch.ones_like(h)))
