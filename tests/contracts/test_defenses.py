@@ -16,8 +16,12 @@ from graphsec.train import Recipe, fit
 # Fields that suit tiny graphs, and what to compose.
 GDC = {"name": "gdc", "k": 16}
 SPECS = {
-    "adversarial-training": {"name": "adversarial-training", "steps": 3, "warmup": 45},
-    "adversarial-training": {"name": "adversarial-training", "steps": 2, "block": 500},
+    "adversarial-training": {
+        "name": "adversarial-training",
+        "steps": 2,
+        "block": 500,
+        "warmup": 45,
+    },
     "compose": [GDC, "soft-median"],
     "gdc": GDC,
     "smoothing": {"name": "smoothing", "samples": 20},

@@ -666,18 +666,17 @@ def test_propagating_without_gradients_gives_the_same_numbers(heads: int | None)
     h = torch.from_numpy(rng.normal(size=shape))
     flips = some_flips(graph)
     weight = torch.full((flips.shape[1],), 0.3, dtype=torch.float64)
-    factors = tuple(torch.from_numpy(rng.normal(size=(graph.num_nodes, 3)) ** 2) for _ in range(2))
+    left, right = torch.from_numpy(rng.normal(size=(2, graph.num_nodes, 3)) ** 2)
     assert graph.adj.weight is not None
     double = dataclasses.replace(graph.adj, weight=graph.adj.weight.double())
     block = double.with_block(flips, weight, symmetric=True)
-    for adj in (block, dataclasses.replace(block, factors=factors)):
+    for adj in (block, dataclasses.replace(block, factors=(left, right))):
         operator, before = adj.normalized("sym"), h.clone()
         wanted = propagate(operator, h.clone().requires_grad_()).detach()
         with torch.no_grad():
             torch.testing.assert_close(propagate(operator, h), wanted, rtol=1e-12, atol=1e-13)
             assert torch.equal(h, before)
             with forward_ad.dual_level():
-                made = forward_ad.unpack_dual(
-                    propagate(operator, forward_ad.make_dual(h, torch.ones_like(h)))
-                )
+                dual: Any = forward_ad.make_dual(h, torch.ones_like(h))  # type: ignore[no-untyped-call]
+                made: Any = forward_ad.unpack_dual(propagate(operator, dual))  # type: ignore[no-untyped-call]
         torch.testing.assert_close(made.tangent, propagate(operator, torch.ones_like(h)))
