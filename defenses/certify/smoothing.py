@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 from graphsec.defenses.base import Defense
 from graphsec.defenses.certify.regions import LARGEST, Array, frontier, radii, vote_bounds
 from graphsec.graph import Graph
-from graphsec.models.base import GNN, Aggregate, Capabilities, inputs
+from graphsec.models.base import GNN, Capabilities, Wrapper, inputs
 from graphsec.ops import Adj, Features
 from graphsec.predict import Predictor
 from graphsec.registry import DEFENSES, Range
@@ -120,8 +120,8 @@ class Smoothing(Defense):
         return vote_bounds(votes.cpu().numpy(), answers.cpu().numpy(), self.alpha)
 
 
-class Vote(GNN):
-    """A model asked on noisy copies of the graph, and trained on them."""
+class Vote(Wrapper):
+    """A model asked on noisy copies of the graph, and trained on them; settled without noise."""
 
     capabilities = Capabilities(
         tasks=("classification",), edge_weight=False, sampled=False, per_sample=False,
@@ -129,18 +129,8 @@ class Vote(GNN):
     )  # fmt: skip
 
     def __init__(self, base: GNN, noise: Smoothing) -> None:
-        super().__init__(base.layers)
-        self.base, self.noise = base, noise
-
-    @property
-    def aggregate(self) -> Aggregate:
-        """How the base model gathers neighbours."""
-        return self.base.aggregate
-
-    @aggregate.setter
-    def aggregate(self, aggregate: Aggregate) -> None:
-        if hasattr(self, "base"):  # the constructor of all models sets it first
-            self.base.aggregate = aggregate
+        super().__init__(base, base.layers)
+        self.noise = noise
 
     def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
         """Log shares of the votes (n, classes); in training, logits on one noisy graph."""
@@ -167,18 +157,6 @@ class Vote(GNN):
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
         """The answer alone: the noisy graphs share no hidden states."""
         return [self.forward(x, adj)]
-
-    def groups(self, weight_decay: float, decay: str) -> list[dict[str, Any]]:
-        """The base model's parameter groups."""
-        return self.base.groups(weight_decay, decay)
-
-    def penalty(self, x: Tensor | Features, adj: Adj) -> Tensor | None:
-        """The base model's penalty, on the graph without noise."""
-        return self.base.penalty(x, adj)
-
-    def settle(self, x: Tensor | Features, adj: Adj, y: Tensor, nodes: Tensor) -> None:
-        """What the base model chooses, on the graph without noise."""
-        self.base.settle(x, adj, y, nodes)
 
     def _outputs(self, x: Tensor | Features, adj: Adj, samples: int, rng: Rng) -> Iterator[Tensor]:
         for i in range(samples):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphsec.defenses.base import Defense
 from graphsec.graph import Graph
-from graphsec.models.base import GNN, Aggregate, Capabilities
+from graphsec.models.base import GNN, Capabilities, Wrapper
 from graphsec.ops import CSR, Adj, Features
 from graphsec.ops.prox import SpectrumShrinker, shrink
 from graphsec.registry import DEFENSES, Range
@@ -118,11 +118,10 @@ class ProGNN(Defense):
             )
 
 
-class Structured(GNN):
+class Structured(Wrapper):
     """A model that looks at a learned structure, and at what changed since it was learned.
 
     Attributes:
-        base: The model.
         given: (n, n) adjacency that it was trained with; (0, 0) before training.
         learned: (n, n) structure that took its place.
     """
@@ -132,27 +131,16 @@ class Structured(GNN):
     learned: Tensor
 
     def __init__(self, base: GNN) -> None:
-        super().__init__(None)
-        self.base = base
+        super().__init__(base)
         self.register_buffer("given", torch.zeros(0, 0))
         self.register_buffer("learned", torch.zeros(0, 0))
         self._made: tuple[Adj, Adj] | None = None
-
-    @property
-    def aggregate(self) -> Aggregate:
-        """How the base model gathers neighbours."""
-        return self.base.aggregate
-
-    @aggregate.setter
-    def aggregate(self, aggregate: Aggregate) -> None:
-        if hasattr(self, "base"):  # the constructor of all models sets it first
-            self.base.aggregate = aggregate
 
     def learn(self, given: Tensor, learned: Tensor) -> None:
         """Take another structure."""
         self.given, self.learned, self._made = given, learned, None
 
-    def structure(self, adj: Adj) -> Adj:
+    def seen(self, adj: Adj) -> Adj:
         """What the base model sees of ``adj``, linear in its weights.
 
         A weight changed from a to a' turns the learned s into s · a' / a, and into s + a' (1 − s)
@@ -175,20 +163,12 @@ class Structured(GNN):
 
     def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
         """Logits of the base model on the structure."""
-        out: Tensor = self.base(x, self.structure(adj))
+        out: Tensor = self.base(x, self.seen(adj))
         return out
 
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
         """Outputs of the base model's layers on the structure."""
-        return self.base.hidden(x, self.structure(adj))
-
-    def groups(self, weight_decay: float, decay: str) -> list[dict[str, Any]]:
-        """The base model's parameter groups."""
-        return self.base.groups(weight_decay, decay)
-
-    def settle(self, x: Tensor | Features, adj: Adj, y: Tensor, nodes: Tensor) -> None:
-        """What the base model chooses on the structure."""
-        self.base.settle(x, self.structure(adj), y, nodes)
+        return self.base.hidden(x, self.seen(adj))
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Take structures of any size."""

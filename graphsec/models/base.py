@@ -205,6 +205,44 @@ class GNN(nn.Module):
         """
 
 
+class Wrapper(GNN):
+    """A model around another one, which it shows another graph: what a defense hardens it to.
+
+    Attributes:
+        base: The model inside.
+    """
+
+    def __init__(self, base: GNN, layers: int | None = None) -> None:
+        super().__init__(layers)
+        self.base = base
+
+    def seen(self, adj: Adj) -> Adj:
+        """The adjacency that the base model settles on and is penalised for."""
+        return adj
+
+    @property
+    def aggregate(self) -> Aggregate:
+        """How the base model gathers neighbours."""
+        return self.base.aggregate
+
+    @aggregate.setter
+    def aggregate(self, aggregate: Aggregate) -> None:
+        if hasattr(self, "base"):  # the constructor of all models sets it first
+            self.base.aggregate = aggregate
+
+    def groups(self, weight_decay: float, decay: str) -> list[dict[str, Any]]:
+        """The base model's parameter groups."""
+        return self.base.groups(weight_decay, decay)
+
+    def penalty(self, x: Tensor | Features, adj: Adj) -> Tensor | None:
+        """The base model's penalty."""
+        return self.base.penalty(x, self.seen(adj))
+
+    def settle(self, x: Tensor | Features, adj: Adj, y: Tensor, nodes: Tensor) -> None:
+        """What the base model chooses."""
+        self.base.settle(x, self.seen(adj), y, nodes)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec(Component):
     """Hyperparameters of a model; ``build`` makes the module.

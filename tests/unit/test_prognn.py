@@ -202,11 +202,11 @@ def test_flips_are_applied_to_the_learned_structure(graph: Graph) -> None:
     s = learned(made)
     assert float((s - dense(graph.adj)).abs().max()) > 0.1
     assert isinstance(made.model, Structured)
-    seen = dense(made.model.structure(graph.flip(flips).adj))
+    seen = dense(made.model.seen(graph.flip(flips).adj))
     wanted, (u, v) = s.clone(), flips
     wanted[u, v] = wanted[v, u] = (~graph.has_edges(flips)).float()
     torch.testing.assert_close(seen, wanted, atol=1e-6, rtol=1e-5)
-    assert torch.equal(dense(made.model.structure(graph.adj)), s)
+    assert torch.equal(dense(made.model.seen(graph.adj)), s)
 
 
 def test_gradient_at_evasion_is_exact(graph: Graph) -> None:

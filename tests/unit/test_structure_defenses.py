@@ -411,9 +411,10 @@ def test_rgcn_is_trained_with_its_penalty(graph: Graph) -> None:
     assert charged > first  # it is in the loss of the very first epoch
 
 
-def test_smoothing_keeps_the_penalty_of_its_model(graph: Graph) -> None:
+@pytest.mark.parametrize("defense", ["smoothing", "prognn"])
+def test_a_wrapped_model_keeps_its_penalty(graph: Graph, defense: str) -> None:
     spec: Any = {"name": "rgcn", "kl": 0.1}
-    fitted = graphsec.fit(graph, spec, "smoothing", training={"epochs": 1})
+    fitted = graphsec.fit(graph, spec, defense, training={"epochs": 1})
     model: Any = fitted.model
     own = model.base.penalty(inputs(graph), graph.adj)
     assert torch.equal(model.penalty(inputs(graph), graph.adj), own)
