@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from graphsec.attacks.adversarial._local import Row, attack_each
-from graphsec.attacks.base import Attack
+from graphsec.attacks.adversarial._local import Row
+from graphsec.attacks.adversarial._surrogate import SurrogateAttack
 from graphsec.graph import Graph
-from graphsec.models.base import Sizes, inputs
-from graphsec.models.sgc import SGC
-from graphsec.ops import Adj, linear, propagate
-from graphsec.outcome import Perturbation
+from graphsec.ops import Adj, propagate
 from graphsec.registry import ATTACKS
-from graphsec.rng import Rng
 from graphsec.search import margins
-from graphsec.threat import Access, View
-from graphsec.train import Recipe, fit
 
 D_MIN = 2  # the power law is fitted to degrees from here on
 THRESHOLD = 0.004  # of the likelihood ratio, which is χ² with one degree of freedom
@@ -28,7 +23,7 @@ THRESHOLD = 0.004  # of the likelihood ratio, which is χ² with one degree of f
 
 @ATTACKS.register("nettack")
 @dataclass(frozen=True, kw_only=True)
-class Nettack(Attack):
+class Nettack(SurrogateAttack):
     """Flips, one at a time, the pair at the target that lowers its surrogate margin most.
 
     The surrogate is Z = Â² X W + b (SGC), trained by the attacker on the known graph; the flips
@@ -47,22 +42,9 @@ class Nettack(Attack):
 
     unnoticeable: bool = True
 
-    @property
-    def needs(self) -> Access:
-        """The graph with its labels, and who is in training; nothing of the victim."""
-        return Access.FEATURES | Access.EDGES | Access.TRUE_LABELS | Access.SPLIT
-
-    def run(self, view: View, rng: Rng) -> Perturbation:
-        """For each target, the greedy flips at it.
-
-        Raises:
-            ValueError: The graph is directed.
-        """
-        graph = view.known
-        if graph.directed:
-            raise ValueError(f"nettack needs an undirected graph, {graph.name!r} is directed")
-        trained = cache(lambda: surrogate(graph, rng["surrogate"]))  # where any target has a budget
-        return attack_each(view, lambda row: self._greedy(row, *trained()))
+    def each(self, graph: Graph, h: Tensor, bias: Tensor) -> Callable[[Row], Tensor]:
+        """Greedy flips at a target."""
+        return partial(self._greedy, h=h, bias=bias)
 
     def _greedy(self, row: Row, h: Tensor, bias: Tensor) -> Tensor:
         graph, target, ends = row.graph, row.target, row.ends
@@ -85,17 +67,6 @@ class Nettack(Attack):
             chosen.append(best)
             degree[[target, int(ends[best])]] += change[best]
         return torch.tensor(chosen, dtype=torch.int64)
-
-
-def surrogate(graph: Graph, rng: Rng) -> tuple[Tensor, Tensor]:
-    """H = X W (n, classes) and b (classes,) of an SGC trained on the known graph, in float64."""
-    recipe = Recipe.of("sgc")
-    with rng["init"].scope():
-        model = recipe.model.build(Sizes.of(graph))
-    fit(model, graph, recipe.training, rng["train"])
-    assert isinstance(model, SGC)
-    with torch.no_grad():
-        return linear(inputs(graph), model.weight[0]).double(), model.bias.double()
 
 
 def flipped_rows(adj: Adj, h: Tensor, target: int) -> tuple[Tensor, Tensor]:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from graphsec.attacks.adversarial._local import Row, attack_each
-from graphsec.attacks.adversarial.nettack import surrogate
-from graphsec.attacks.base import Attack
+from graphsec.attacks.adversarial._local import Row
+from graphsec.attacks.adversarial._surrogate import SurrogateAttack
 from graphsec.graph import Graph
 from graphsec.ops import propagate
-from graphsec.outcome import Perturbation
 from graphsec.registry import ATTACKS, Range
-from graphsec.rng import Rng
-from graphsec.threat import Access, View
 
 
 @ATTACKS.register("sga")
 @dataclass(frozen=True, kw_only=True)
-class SGA(Attack):
+class SGA(SurrogateAttack):
     """Flips at each target by the gradient of a linear surrogate, on a small subgraph.
 
     The surrogate is Z = Â² X W + b (SGC), trained by the attacker on the known graph. In stages:
@@ -48,22 +45,9 @@ class SGA(Attack):
 
     candidates: Annotated[int, Field(ge=1), Range(1, 100, log=True)] = 10
 
-    @property
-    def needs(self) -> Access:
-        """The graph with its labels, and who is in training; nothing of the victim."""
-        return Access.FEATURES | Access.EDGES | Access.TRUE_LABELS | Access.SPLIT
-
-    def run(self, view: View, rng: Rng) -> Perturbation:
-        """For each target, the greedy flips at it.
-
-        Raises:
-            ValueError: The graph is directed.
-        """
-        graph = view.known
-        if graph.directed:
-            raise ValueError(f"sga needs an undirected graph, {graph.name!r} is directed")
-        trained = cache(lambda: Linear(graph, *surrogate(graph, rng["surrogate"])))
-        return attack_each(view, lambda row: self._greedy(row, trained()))
+    def each(self, graph: Graph, h: Tensor, bias: Tensor) -> Callable[[Row], Tensor]:
+        """Greedy flips at a target, on its subgraph."""
+        return partial(self._greedy, linear=Linear(graph, h, bias))
 
     def _greedy(self, row: Row, linear: Linear) -> Tensor:
         near = linear.around(row, self.candidates * row.budget)

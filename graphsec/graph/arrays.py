@@ -81,8 +81,16 @@ def take_rows(value: Tensor, index: Tensor) -> Tensor:
     """Rows of a dense or sparse tensor."""
     if value.layout == torch.strided:
         return value[index]
+    return features(as_scipy(value)[index.numpy()])
+
+
+def as_scipy(value: Tensor) -> sp.csr_matrix:
+    """A dense or sparse tensor as a scipy matrix, which shares a sparse one's memory."""
+    value = value.cpu()
+    if value.layout == torch.strided:
+        return sp.csr_matrix(value.numpy())
     parts = (value.values().numpy(), value.col_indices().numpy(), value.crow_indices().numpy())
-    return features(sp.csr_matrix(parts, shape=tuple(value.shape))[index.numpy()])
+    return sp.csr_matrix(parts, shape=tuple(value.shape))
 
 
 def features(x: Any) -> Tensor:

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from graphsec.graph.arrays import GraphError, edge_array, features
+from graphsec.graph.arrays import GraphError, as_scipy, edge_array, features
 
 if TYPE_CHECKING:
     from graphsec.graph.container import Graph
@@ -69,6 +69,4 @@ def _stacked(x: Tensor, new: Tensor) -> Tensor:
     """The rows of both; sparse if the old ones are."""
     if x.layout == torch.strided:
         return torch.cat([x, new.to_dense()])
-    parts = (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy())
-    return features(sp.vstack([sp.csr_matrix(parts, shape=tuple(x.shape)),
-                               sp.csr_matrix(new.to_dense().numpy())]))  # fmt: skip
+    return features(sp.vstack([as_scipy(x), as_scipy(new.to_dense())]))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graphsec.graph import Graph
+from graphsec.graph.arrays import as_scipy
 from graphsec.outcome import Perturbation
 from graphsec.threat.access import Budget, BudgetExceeded, share
 
@@ -97,11 +98,7 @@ class FeatureLimits:
 
 def _matrix(x: Tensor) -> sp.csr_matrix:
     """Features as a scipy matrix without stored zeros."""
-    if x.layout == torch.strided:
-        return sp.csr_matrix(x.cpu().numpy())
-    x = x.cpu()
-    parts = (x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy())
-    matrix = sp.csr_matrix(parts, shape=tuple(x.shape), copy=True)
+    matrix = as_scipy(x).copy()
     matrix.eliminate_zeros()
     return matrix
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import graphsec
 from graphsec.attacks.adversarial._local import Row
+from graphsec.attacks.adversarial._surrogate import surrogate
 from graphsec.attacks.adversarial.local_prbcd import LocalPRBCD
-from graphsec.attacks.adversarial.nettack import flipped_rows, likelihood_ratio, surrogate
+from graphsec.attacks.adversarial.nettack import flipped_rows, likelihood_ratio
 from graphsec.attacks.adversarial.sga import Linear
 from graphsec.graph import Graph
 from graphsec.outcome import Perturbation
