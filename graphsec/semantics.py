@@ -61,7 +61,7 @@ class Bayes:
         _check(graph)
         assert graph.y is not None
         assert graph.x is not None
-        x = graph.x if isinstance(graph.x, Tensor) else graph.x.to_dense()
+        x = graph.x.to_dense()
         mean = torch.full((x.shape[1],), self.distance / 2 / x.shape[1] ** 0.5, dtype=torch.float64)
         sign = 2 * graph.y.double() - 1
         # Every other node votes for its own class where there is an edge, against it where not.
@@ -193,7 +193,7 @@ def closest_first(graph: Graph, nodes: Tensor, most: int) -> list[Perturbation]:
     _check(graph)
     assert graph.x is not None
     assert graph.y is not None
-    x = graph.x if isinstance(graph.x, Tensor) else graph.x.to_dense()
+    x = graph.x.to_dense()
     ends = {}
     for node in nodes.tolist():
         free = graph.y != graph.y[node]
