@@ -131,7 +131,7 @@ def sddmm(indptr, indices, eid, a, b, out):
 
 @jit
 def pairs_spmm(u, v, w, h, out, symmetric):
-    """out[u] += w · h[v], and the mirror image if symmetric; ``out`` is added to.
+    """Several heads: out[u, q] += w[q] · h[v, q], and the mirror image if symmetric.
 
     Most candidate pairs of an attack have weight 0: they are skipped.
     """
@@ -150,6 +150,37 @@ def pairs_spmm(u, v, w, h, out, symmetric):
                     source = h[i, q]
                     for k in range(width):
                         row[k] += a * source[k]
+
+
+@jit
+def pairs_spmm_flat(u, v, w, h, out, symmetric):
+    """One head: out[u] += w · h[v], and the mirror image if symmetric."""
+    width = h.shape[1]
+    for p in range(len(u)):
+        a = w[p]
+        if a != 0:
+            i, j = u[p], v[p]
+            row, other, here, there = out[i], out[j], h[i], h[j]
+            if symmetric:
+                for k in range(width):
+                    row[k] += a * there[k]
+                    other[k] += a * here[k]
+            else:
+                for k in range(width):
+                    row[k] += a * there[k]
+
+
+@jit
+def match(codes, keys, values, found):
+    """``found[i] = values[k]`` where ``codes[i] == keys[k]``; both are sorted without repeats."""
+    i = 0
+    for k in range(len(keys)):
+        while i < len(codes) and codes[i] < keys[k]:
+            i += 1
+        if i == len(codes):
+            break
+        if codes[i] == keys[k]:
+            found[i] = values[k]
 
 
 @jit

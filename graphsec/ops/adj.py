@@ -168,7 +168,10 @@ class Adj:
             return None
         found = torch.full_like(codes, -1)
         entry, keys = self._upper
-        if len(codes) and len(keys):
+        kernels = kernels_for("sparse")
+        if kernels is not None and codes.device.type == "cpu":
+            kernels.match(codes.numpy(), keys.numpy(), entry.numpy(), found.numpy())
+        elif len(codes) and len(keys):
             spot = torch.searchsorted(codes, keys).clamp(max=len(codes) - 1)
             hit = codes[spot] == keys
             found[spot[hit]] = entry[hit]

@@ -268,11 +268,12 @@ class Pairs:
             if self.symmetric:
                 out.index_add_(0, self.v, h[self.u] * w.unsqueeze(-1))
             return out
-        u, v = self.u, self.v
-        if w.shape[1] == 1:  # most candidates have weight 0: look at the others only
-            live = w.detach().ravel().nonzero().ravel()
-            u, v, w = u[live], v[live], w[live]
-        kernels.pairs_spmm(u.numpy(), v.numpy(), array(w), array(h), out.numpy(), self.symmetric)
+        u, v, target = self.u.numpy(), self.v.numpy(), out.numpy()
+        if w.shape[1] == 1:
+            flat = (array(w)[:, 0], array(h)[:, 0], target[:, 0])
+            kernels.pairs_spmm_flat(u, v, *flat, self.symmetric)
+        else:
+            kernels.pairs_spmm(u, v, array(w), array(h), target, self.symmetric)
         return out
 
     def dots(self, a: Tensor, b: Tensor) -> Tensor:

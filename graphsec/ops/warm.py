@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 
 from graphsec.graph import Graph
+from graphsec.kernels.projection import budget_shift
 from graphsec.ops.adj import edge_scores, edge_softmax, propagate
 from graphsec.ops.linear import linear
 from graphsec.ops.median import soft_median
@@ -37,6 +39,7 @@ def warm() -> None:
     total = total + propagate(replace(merged, weight=attention), heads).sum()
     total.backward()  # type: ignore[no-untyped-call]
     pair_similarity(graph.x, pairs, "jaccard")
+    budget_shift(np.ones(2, np.float32), 1.0)
     for one in (graph.adj, replace(graph.adj, weight=torch.ones(graph.adj.csr.nnz))):
         visited(one, pairs[0], most=2, threshold=0.01, teleport=0.15, epsilon=1e-6)
 

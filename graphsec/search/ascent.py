@@ -14,7 +14,7 @@ from torch import Tensor
 from graphsec.predict import Predictor
 from graphsec.rng import Rng
 from graphsec.search.objective import Found, Objective
-from graphsec.search.pairs import Candidates
+from graphsec.search.pairs import Candidates, heaviest
 
 Projection = Callable[[Tensor, Tensor], Tensor]
 
@@ -102,9 +102,7 @@ def _redraw(
     candidates: Candidates, codes: np.ndarray, p: Tensor, size: int
 ) -> tuple[np.ndarray, Tensor]:
     """Keep the pairs that have weight (at most half of the block), refill with fresh ones."""
-    keep = (p > 0).nonzero().ravel()
-    if len(keep) > size // 2:
-        keep = keep[torch.topk(p[keep], size // 2).indices].sort().values
+    keep = heaviest(p, size // 2)
     old = codes[keep.numpy()]
     fresh = candidates.draw(size - len(old), old)
     # Both lists are sorted: merge them by where the old ones fall among the fresh.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,10 +19,12 @@ from graphsec.attacks.adversarial._search import Found, Objective
 from graphsec.defenses.purify.svd import SVD
 from graphsec.graph import Graph
 from graphsec.models.base import inputs
+from graphsec.ops.structure import compiled
 from graphsec.outcome import Perturbation
 from graphsec.registry import ATTACKS
 from graphsec.rng import Rng
-from graphsec.search import attack_loss, knapsack, margins, project
+from graphsec.search import Candidates, attack_loss, knapsack, margins, project
+from graphsec.search.pairs import heaviest
 from graphsec.testing import tiny_graphs
 from graphsec.threat import Threat
 
@@ -157,7 +159,62 @@ def test_dense_attacks_refuse_large_graphs() -> None:
             attacked(name, victim, graph, budget={"edges": 1})
 
 
-# -- the greedy projection --------------------------------------------------------------------
+# -- projections, and which weights count -------------------------------------------------------
+
+
+@pytest.mark.parametrize("native", [True, False])
+@given(
+    seed=st.integers(0, 2**32 - 1), budget=st.sampled_from([0, 0.25, 1, 3, 17, 250]),
+    scale=st.sampled_from([1e-3, 0.3, 1, 40, 1e4]), power=st.sampled_from([1, 5]),
+)  # fmt: skip
+@settings(deadline=None)  # the first example may compile
+def test_projection_is_the_nearest_point(
+    native: bool, seed: int, budget: float, scale: float, power: int
+) -> None:
+    """By its conditions: 0 ≤ q ≤ 1, Σ q ≤ budget, q = clip(p − s) with s > 0 only on the budget."""
+    p = scale * torch.randn(300, generator=torch.Generator().manual_seed(seed)) ** power
+    p[::7] = p[0]  # ties
+    with compiled(native):
+        q = project(p, budget).double()
+    wide = p.double()
+    # Weights of 10⁴ and more are stored to .001, and so is how far they are shifted.
+    slack = 1e-6 * max(1, budget) + 300 * float(p.abs().max()) * 2**-24
+    assert ((q >= 0) & (q <= 1)).all()
+    assert float(q.sum()) <= budget + slack
+    inside = (q > 0) & (q < 1)
+    if float(wide.clamp(0, 1).sum()) <= budget:
+        assert torch.allclose(q, wide.clamp(0, 1), atol=1e-6)
+    else:
+        assert float(q.sum()) >= budget - slack
+        if inside.any():
+            shift = (wide - q)[inside]
+            assert float(shift.max() - shift.min()) <= slack
+            assert float(shift.min()) >= -slack
+            assert torch.allclose(q, (wide - shift.mean()).clamp(0, 1), atol=slack)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 30))
+def test_heaviest_are_the_largest_positive_weights(seed: int, count: int) -> None:
+    p = torch.randint(-3, 5, (25,), generator=torch.Generator().manual_seed(seed)).float()
+    chosen = heaviest(p, count)
+    assert (chosen.diff() > 0).all()
+    assert len(chosen) == min(count, int((p > 0).sum()))
+    assert torch.equal(p[chosen].sort().values, p[p > 0].sort().values[-len(chosen) or 25 :])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60))
+def test_draws_are_fresh_sorted_pairs(seed: int, kept: int) -> None:
+    """With few nodes, so that many draws hit what is taken."""
+    graph = tiny_graphs()["karate"]
+    rng = Rng(seed)
+    every = Candidates(graph, None, None, rng["all"]).every()
+    taken = np.sort(rng["taken"].numpy().permutation(every)[:kept])
+    drawn = Candidates(graph, None, None, rng["block"]).draw(400, taken)
+    assert (np.diff(drawn) > 0).all()
+    assert np.isin(drawn, every).all()
+    assert not np.isin(drawn, taken).any()
+    again = Candidates(graph, None, None, rng["block"]).draw(400)
+    assert np.array_equal(drawn, np.setdiff1d(again, taken))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(0, 4))
