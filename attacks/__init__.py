@@ -31,20 +31,24 @@ from graphsec.attacks.base import Attack
 from graphsec.attacks.inference import hogwild
 from graphsec.attacks.links import stealing
 from graphsec.attacks.poisoning import meta_pgd, meta_prbcd, metattack
+from graphsec.attacks.reconstruction import chain_inversion, graphmi, mc_gra, similarity
 
 __all__ = [
     "Attack",
     "brute_force",
+    "chain_inversion",
     "degree",
     "dice",
     "feature_pgd",
     "feature_prbcd",
     "fga",
     "fgsm",
+    "graphmi",
     "grbcd",
     "hogwild",
     "local_prbcd",
     "lrbcd",
+    "mc_gra",
     "meta_pgd",
     "meta_prbcd",
     "metattack",
@@ -57,6 +61,7 @@ __all__ = [
     "random_features",
     "random_injection",
     "sga",
+    "similarity",
     "stealing",
     "tdgia",
 ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphsec.datasets import (
+    airports,
     cache,
     graphdata,
     heterophilous,
@@ -46,6 +47,7 @@ __all__ = [
     "DataMissingError",
     "Dataset",
     "Entry",
+    "airports",
     "available",
     "fetch",
     "graphdata",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -61,13 +61,17 @@ class Open(Game):
 @GAMES.register("links")
 @dataclass(frozen=True, kw_only=True)
 class Links(Game):
-    """Which pairs are edges? As many edges as non-edges are asked about (He et al. 2021, §3).
+    """Which pairs are edges?
 
     Attributes:
-        pairs: Most edges asked about; all if there are fewer.
+        ask: "balanced" asks about as many non-edges as edges (He et al. 2021, §3), which flatters
+            an attacker; "all" asks about every pair, as whoever reconstructs a graph must answer.
+        pairs: Most edges asked about ("balanced", default 10,000) or most pairs ("all", default
+            20 million, of which a random sample is taken); all if there are fewer.
     """
 
-    pairs: Annotated[int, Field(ge=1)] = 10_000
+    ask: Literal["balanced", "all"] = "balanced"
+    pairs: Annotated[int, Field(ge=1)] | None = None
 
     def prepare(self, graph: Graph, rng: Rng) -> tuple[Graph, Secret | None]:
         """The whole graph for the trainer; attackers see it without its edges."""
@@ -75,7 +79,10 @@ class Links(Game):
         edges = graph.pairs.numpy()
         if edges.shape[1] == 0:
             raise ValueError(f"game 'links' needs edges, found none in {graph.name!r}")
-        count = min(self.pairs, edges.shape[1])
+        if self.ask == "all":
+            every = _every_pair(graph, self.pairs or 20_000_000, generator)
+            return graph, Secret("links", every, graph.has_edges(every).to(torch.int64))
+        count = min(self.pairs or 10_000, edges.shape[1])
         positive = edges[:, generator.permutation(edges.shape[1])[:count]]
         negative = _non_edges(graph, count, generator)
         order = generator.permutation(count + negative.shape[1])
@@ -116,6 +123,25 @@ class Membership(Game):
             graph.replace(split=split),
             Secret("membership", torch.from_numpy(question), torch.from_numpy(answer)),
         )
+
+
+def _every_pair(graph: Graph, most: int, generator: np.random.Generator) -> Tensor:
+    """(2, k) all pairs of nodes in order, or a uniform sample of ``most`` of them."""
+    n = graph.num_nodes
+    total = n * (n - 1) // (1 if graph.directed else 2)
+    if total <= most:
+        if graph.directed:
+            grid = torch.cartesian_prod(torch.arange(n), torch.arange(n)).T
+            return grid[:, grid[0] != grid[1]].contiguous()
+        return torch.triu_indices(n, n, 1)
+    found = np.zeros(0, np.int64)
+    while len(found) < most:
+        u, v = generator.integers(0, n, (2, most - len(found) + 64))
+        if not graph.directed:
+            u, v = np.minimum(u, v), np.maximum(u, v)
+        found = np.union1d(found, (u * n + v)[u != v])
+    found = np.sort(generator.permutation(found)[:most])
+    return torch.from_numpy(np.stack([found // n, found % n]))
 
 
 def _non_edges(graph: Graph, count: int, generator: np.random.Generator) -> np.ndarray:

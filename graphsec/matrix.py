@@ -60,13 +60,18 @@ class Part:
         spec: Its spec, with defaults if it could be built.
         made: The component; None if it can't be built.
         problem: Why it can't.
-        own: A model's own fields of ``Training``, an attack's own fields of ``Threat``.
+        own: A model's own table ``training``; an attack's own tables ``threat`` and ``game``.
     """
 
     spec: dict[str, Any]
     made: Any = None
     problem: str = ""
-    own: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def threat(self) -> Mapping[str, Any]:
+        """An attack's own fields of ``Threat``."""
+        return self.own.get("threat", {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,8 @@ class Matrix:
         models: Models; an entry may have a field ``training`` of its own.
         defenses: Defenses; a list inside the list is composed left to right.
         attacks: Attacks; an entry may have a field ``threat`` of its own, whose fields replace
-            those of the matrix (its ``budget`` as a whole, ``budgets`` included).
+            those of the matrix (its ``budget`` as a whole, ``budgets`` included), and a field
+            ``game``: fields of the attack's game.
         seeds: Seeds of training, game and attack. Data sets whose graph or split is drawn get
             the same seed, so that intervals are over splits too; a published split stays.
         splits: Split strategy for data sets that can be split and don't say how.
@@ -185,9 +191,9 @@ class Matrix:
                 importlib.import_module(plugin)
             except ImportError as error:
                 raise SpecError(f"matrix: can't import the plugin {plugin!r}: {error}") from None
-        models = [_with_own("training", MODELS.build, spec) for spec in self.models]
+        models = [_with_own(("training",), MODELS.build, spec) for spec in self.models]
         defenses = [_part(build_defense, spec) for spec in self.defenses]
-        attacks = [_with_own("threat", ATTACKS.build, spec) for spec in self.attacks]
+        attacks = [_with_own(("threat", "game"), ATTACKS.build, spec) for spec in self.attacks]
         plain = _part(build_defense, "none"), _part(ATTACKS.build, "none")
         for spec in self.datasets:
             dataset = self._dataset(spec)
@@ -216,23 +222,25 @@ class Matrix:
         """Edge budgets of an attack; only one for those that have none."""
         if attack.made is None or not spends_edges(attack.made):
             return (None,)
-        scalar = _budget({**self.threat, **attack.own}).get("edges")
+        scalar = _budget({**self.threat, **attack.threat}).get("edges")
         listed = list(scalar) if isinstance(scalar, list | tuple) else [scalar]
-        return listed if "budget" in attack.own else list(self.budgets) or listed
+        return listed if "budget" in attack.threat else list(self.budgets) or listed
 
     def _entry(
         self, dataset: Part, seed: int, model: Part, defense: Part, attack: Part,
         edges: float | None,
     ) -> Entry:  # fmt: skip
-        threat = {**self.threat, **attack.own}
+        threat = {**self.threat, **attack.threat}
         budget = {k: v for k, v in _budget(threat).items() if k not in ("edges", "name")}
         if edges is not None:
             budget["edges"] = edges
         threat["budget"] = budget
-        training = {**self.training, **model.own}
+        training = {**self.training, **model.own.get("training", {})}
         drawn = dataset.made is None or seeded(dataset.made)
         rest: dict[str, Any] = {"threat": threat, "training": training, "seed": seed}
         rest["data_seed"] = seed if drawn else 0
+        if "game" in attack.own and attack.made is not None:
+            rest["game"] = {"name": attack.made.game, **attack.own["game"]}
         parts = {"dataset": dataset, "model": model, "defense": defense, "attack": attack}
         spec = {**{name: part.spec for name, part in parts.items()}, **rest}
         wrong = tuple(part.problem for part in parts.values() if part.problem)
@@ -379,14 +387,15 @@ def _part(build: Callable[[Any], Any], spec: Any) -> Part:
     return Part(made.spec(), made)
 
 
-def _with_own(key: str, build: Callable[[Any], Any], spec: Any) -> Part:
-    """A component whose entry may hold a table ``key`` beside the component's own fields."""
-    if not isinstance(spec, Mapping) or key not in spec:
+def _with_own(keys: Sequence[str], build: Callable[[Any], Any], spec: Any) -> Part:
+    """A component whose entry may hold some tables beside the component's own fields."""
+    own = {key: spec[key] for key in keys if key in spec} if isinstance(spec, Mapping) else {}
+    if not own:
         return _part(build, spec)
-    rest = {name: value for name, value in spec.items() if name != key}
-    own = spec[key]
-    if not isinstance(own, Mapping):
-        return Part({"name": "", **rest}, problem=f"{key} must be a table, got {own!r}")
+    rest = {name: value for name, value in spec.items() if name not in own}
+    for key, table in own.items():
+        if not isinstance(table, Mapping):
+            return Part({"name": "", **rest}, problem=f"{key} must be a table, got {table!r}")
     return dataclasses.replace(_part(build, rest), own=own)
 
 

@@ -13,6 +13,7 @@ from graphsec.defenses.base import Defense
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, Capabilities, Wrapper
 from graphsec.ops import CSR, Adj, Features
+from graphsec.ops.dense import smoothness
 from graphsec.ops.prox import SpectrumShrinker, shrink
 from graphsec.registry import DEFENSES, Range
 from graphsec.rng import Rng
@@ -224,19 +225,6 @@ class Learner:
         return gradient
 
 
-def smoothness(s: Tensor, gram: Tensor) -> Tensor:
-    """tr(Xᵀ D^-½ (D − S) D^-½ X) = ½ Σ_uv S_uv ‖x_u / √d_u − x_v / √d_v‖².
-
-    Args:
-        s: (n, n) symmetric weights.
-        gram: (n, n) X Xᵀ.
-    """
-    degree = s.sum(1)
-    factor = (degree + 1e-3).rsqrt()
-    square = degree * factor.square() * gram.diagonal()
-    return square.sum() - factor @ (s * gram) @ factor
-
-
 def dense(adj: Adj) -> Tensor:
     """(n, n) matrix of an adjacency, candidate pairs included; differentiable."""
     merged = adj.merged()
@@ -252,6 +240,4 @@ def operand(matrix: Tensor) -> Adj:
         row, col = matrix.nonzero().T
         indptr = torch.cat([row.new_zeros(1), torch.bincount(row, minlength=n).cumsum(0)])
         return Adj(csr=CSR(indptr, col.contiguous(), n), weight=matrix[row, col])
-    index = torch.zeros(0, dtype=torch.int64, device=matrix.device)
-    empty = CSR(index.new_zeros(n + 1), index, n)
-    return Adj(csr=empty, factors=(matrix, torch.eye(n, dtype=matrix.dtype, device=matrix.device)))
+    return Adj.dense(matrix)

@@ -76,7 +76,7 @@ class Adj:
         hops: One bipartite Adj a layer, in a sample; rows are a prefix of the columns.
         final: The weights are a finished operator: ``normalized`` leaves them alone.
         factors: (L, R), (rows, r) and (cols, r): W also has the dense part L Rᵀ, of any sign,
-            which only ``merged`` spells out.
+            which only ``merged`` spells out; R is None for the identity (``dense``).
     """
 
     csr: CSR
@@ -90,7 +90,14 @@ class Adj:
     owner: Tensor | None = None
     hops: tuple[Adj, ...] = ()
     final: bool = False
-    factors: tuple[Tensor, Tensor] | None = None
+    factors: tuple[Tensor, Tensor | None] | None = None
+
+    @staticmethod
+    def dense(matrix: Tensor) -> Adj:
+        """The adjacency with the entries of ``matrix`` (n, n), row = receiving node."""
+        n = len(matrix)
+        indices = torch.zeros(n + 1, dtype=torch.int64, device=matrix.device)
+        return Adj(csr=CSR(indices, indices[:0], n), factors=(matrix, None))
 
     @staticmethod
     def of(graph: Graph) -> Adj:
@@ -129,7 +136,8 @@ class Adj:
         if self.block is not None:
             changes["block"] = self.block.with_weight(left.pop(0))
         if self.factors is not None:
-            changes["factors"] = (left.pop(0), left.pop(0))
+            across = left.pop(0)
+            changes["factors"] = (across, None if self.factors[1] is None else left.pop(0))
         return replace(self, **changes)
 
     def hop(self, i: int) -> Adj:
@@ -211,7 +219,8 @@ class Adj:
             if self.block.symmetric:
                 degree = degree.index_add(0, self.block.pairs[0], signed)
         if self.factors is not None:
-            degree = degree + self.factors[0] @ self.factors[1].sum(0)
+            across, along = self.factors
+            degree = degree + (across.sum(1) if along is None else across @ along.sum(0))
         return degree
 
     def normalized(self, kind: Normalization = "sym", self_loops: bool = True) -> Adj:
@@ -281,7 +290,7 @@ class Adj:
             )
         rest = replace(self, factors=None, left=None, right=None, loop=0.0).merged()
         assert rest.weight is not None
-        matrix = left @ right.T
+        matrix = left if right is None else left @ right.T
         matrix = matrix.index_put(rest.csr.coo, rest.weight.to(matrix.dtype), accumulate=True)
         matrix = matrix + loop * torch.eye(n, dtype=matrix.dtype, device=matrix.device)
         each = torch.arange(n, device=matrix.device)
@@ -418,8 +427,9 @@ def propagate(adj: Adj, h: Tensor, reduce: Literal["sum", "mean", "max"] = "sum"
     if adj.loop:
         out = torch.add(out, x[: adj.num_nodes], alpha=adj.loop, out=place)
     if adj.factors is not None:
-        across, along = (part.to(x.dtype) for part in adj.factors)
-        out = torch.add(out, (across @ (along.T @ x.flatten(1))).view_as(out), out=place)
+        across, along = adj.factors
+        sent = x.flatten(1) if along is None else along.to(x.dtype).T @ x.flatten(1)
+        out = torch.add(out, (across.to(x.dtype) @ sent).view_as(out), out=place)
     if adj.left is not None:
         out = torch.mul(out, adj.left.to(x.dtype).view(-1, 1, 1), out=place)
     return out if h.dim() == 3 else out.squeeze(1)

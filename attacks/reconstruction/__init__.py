@@ -1,0 +1,1 @@
+"""Attacks that rebuild the graph a model was trained on."""

@@ -1,0 +1,53 @@
+"""A symmetric adjacency with one number a pair, as a model under attack sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from graphsec.attacks.reconstruction._knowledge import check_size
+from graphsec.ops import Adj, Features
+from graphsec.threat import View
+
+
+def gram(x: Tensor | Features) -> Tensor:
+    """(n, n) X Xᵀ of dense or sparse features."""
+    rows = x.to_dense() if isinstance(x, Features) or x.layout != torch.strided else x
+    return rows @ rows.T
+
+
+class Relaxed:
+    """The victim's states on adjacencies (n, n) between 0 and 1, and derivatives by them.
+
+    The adjacency stands for what the model sees: a defense that cleans graphs is passed by.
+
+    Args:
+        view: The attacker's view, with WEIGHTS.
+        x: Features.
+        name: Who asks, for error messages.
+
+    Raises:
+        ValueError: The graph is directed, or too large for a dense matrix.
+    """
+
+    def __init__(self, view: View, x: Tensor | Features, name: str) -> None:
+        check_size(view, name)
+        self._victim, self._x = view.model().relaxed("bypass"), x
+        self._n = view.known.num_nodes
+
+    def constant(self, value: float) -> Tensor:
+        """The adjacency with the same weight for every pair."""
+        return torch.full((self._n, self._n), value).fill_diagonal_(0.0)
+
+    def states(self, a: Tensor) -> list[Tensor]:
+        """Outputs of all layers on an adjacency, the logits last."""
+        return self._victim.hidden(self._x, Adj.dense(a))
+
+    def gradient(self, loss: Callable[[Tensor], Tensor], a: Tensor) -> Tensor:
+        """Derivative of a loss by the one number of each pair; 0 on the diagonal."""
+        leaf = a.detach().requires_grad_()
+        (entry,) = torch.autograd.grad(loss(leaf), leaf)
+        pair = entry + entry.T
+        return pair.nan_to_num_(0.0).fill_diagonal_(0.0)
