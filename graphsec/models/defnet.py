@@ -126,9 +126,9 @@ class DefNetSpec(StackSpec):
     module: ClassVar[type[GNN]] = DefNet
     training: ClassVar[Mapping[str, Any]] = {"weight_decay": 1e-3}
 
-    bottleneck: Annotated[int, Field(ge=1, le=8192), Range(4, 64, log=True)] = 16
+    bottleneck: Annotated[int, Field(ge=1, le=8192), Range(4, 64, log=True)] = 32
     contrast: Annotated[float, Field(ge=0), Range(1e-2, 1, log=True)] = 0.1
-    radius: Annotated[float, Field(gt=0), Range(0.1, 2, log=True)] = 0.5
+    radius: Annotated[float, Field(gt=0), Range(0.1, 4, log=True)] = 2.0
 
     def build(self, sizes: Sizes) -> GNN:
         """A freshly initialised DefNet."""
