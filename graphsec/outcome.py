@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graphsec.graph import Graph
+from graphsec.graph.arrays import flip_entries
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,12 +55,15 @@ class Perturbation(Outcome):
         injected: New nodes, None without any.
         per_target: For local attacks, the flips against each target node alone (none where the
             budget allows none).
+        features_per_target: The feature entries of 0 and 1, (2, k) nodes and columns, flipped in
+            the world of a target beside that; left out where there are none.
     """
 
     flips: Tensor = field(default_factory=_no_flips)
     x: Tensor | None = None
     injected: Injection | None = None
     per_target: dict[int, Tensor] = field(default_factory=dict)
+    features_per_target: dict[int, Tensor] = field(default_factory=dict)
 
     def apply(self, graph: Graph) -> Graph:
         """The attacked graph; injected nodes come after all others."""
@@ -71,8 +75,16 @@ class Perturbation(Outcome):
 
     def worlds(self, graph: Graph) -> Iterator[tuple[int, Graph]]:
         """(target, attacked graph) of each target, for local attacks."""
-        for target, flips in self.per_target.items():
-            yield target, graph.flip(flips)
+        for target in self.per_target:
+            yield target, self.world(graph, target)
+
+    def world(self, graph: Graph, target: int) -> Graph:
+        """The attacked graph of one target."""
+        changed, entries = graph.flip(self.per_target[target]), self.features_per_target.get(target)
+        if entries is None:
+            return changed
+        assert graph.x is not None
+        return changed.replace(x=flip_entries(graph.x, entries))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

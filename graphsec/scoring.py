@@ -83,24 +83,31 @@ def score(
 def _by_target(outcome: Perturbation, graph: Graph, predictor: Predictor) -> dict[str, Metric]:
     """How the labelled targets fare, each in its own world: one forward pass a target."""
     assert graph.y is not None
-    broken, flips = {}, []
+    broken, flips, entries = {}, [], []
     for target, world in outcome.worlds(graph):
         if graph.y[target] >= 0:
             node = torch.tensor([target])
             broken[target] = bool(predictor.predict(world, node) != graph.y[node])
             flips.append(outcome.per_target[target].shape[1])
+            changed = outcome.features_per_target.get(target)
+            entries.append(0 if changed is None else changed.shape[1])
     if not broken:
         return {}
     numbers = _utility(graph, predictor, torch.tensor(list(broken)))
     share = sum(broken.values()) / len(broken)
     drop = numbers["accuracy"].value - (1 - share)
     mean = sum(flips) / len(flips)
+    changes = {}
+    if any(entries):
+        words, label = sum(entries) / len(entries), "feature entries changed for a target"
+        changes["features_changed"] = Metric(words, False, 0, float("inf"), label)
     return {
         **numbers,
         "attacked_accuracy": Metric(1 - share, True, 0, 1, "accuracy under attack"),
         "accuracy_drop": Metric(drop, False, -1, 1, "loss of accuracy"),
         "broken": Metric(share, False, 0, 1, "share of targets broken"),
         "flips": Metric(mean, False, 0, float("inf"), "edges flipped for a target"),
+        **changes,
     }
 
 

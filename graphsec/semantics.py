@@ -164,7 +164,7 @@ def semantic_robustness(
     model, semantic = (torch.full((len(nodes),), len(worlds)) for _ in range(2))
     for i, (node, answer) in enumerate(zip(nodes, answers, strict=True)):
         for withstood, outcome in enumerate(worlds):
-            world = graph.flip(outcome.per_target[int(node)])
+            world = outcome.world(graph, int(node))
             for classifier, found in ((predictor, model), (bayes, semantic)):
                 changed = bool(classifier.predict(world, node.unsqueeze(0)) != answer)
                 if changed and found[i] == len(worlds):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from graphsec.attacks.adversarial._search import Found, GlobalAttack, Objective, Targets
-from graphsec.graph.arrays import features
+from graphsec.graph import Graph
+from graphsec.graph.arrays import features, flip_entries
 from graphsec.ops import CSR, Features
 from graphsec.outcome import Perturbation
 from graphsec.predict import Predictor
@@ -79,15 +80,9 @@ class EntryObjective(Objective):
         n, d = self.graph.num_nodes, self.graph.num_features
         assert self.graph.x is not None
         self._who, self._limits, self._x = f"attack {attack.name!r}", limits, self.graph.x
-        self.budget, self.per_node = min(limits.entries, n * d), None
-        if limits.change < 1:  # a flip moves an entry by 1, and k of them a node by √k
-            self.budget = 0
-        each = limits.per_node
-        if limits.norm == "l2" and limits.change < d**0.5:
-            each = min(each, int(limits.change**2 + 1e-6))
+        (self.budget, each), self.per_node = entry_budget(limits, self.graph), None
         if each < d:
             self.per_node = torch.cat([torch.full((n,), each), torch.full((d,), self.budget)])
-            self.budget = min(self.budget, each * n)
         self.targets = Targets(self.graph, view.targets, attack.loss, attack.alpha)
 
     @property
@@ -110,12 +105,8 @@ class EntryObjective(Objective):
         return Found(self.score(logits[self.targets.nodes]), flips)
 
     def _changed(self, pairs: Tensor) -> Tensor:
-        """(n, d) features after flips, laid out as before and without stored zeros."""
-        x = flipped(self._x, self._entries(pairs), torch.ones(pairs.shape[1]))
-        if isinstance(x, Tensor):
-            return x
-        parts = (x.values.numpy(), x.csr.indices.numpy(), x.csr.indptr.numpy())
-        return features(sp.csr_matrix(parts, shape=x.shape))
+        """(n, d) features after flips, laid out as before."""
+        return flip_entries(self._x, self._entries(pairs))
 
     def _entries(self, pairs: Tensor) -> Tensor:
         return torch.stack([pairs[0], pairs[1] - self.graph.num_nodes])
@@ -123,6 +114,17 @@ class EntryObjective(Objective):
     def _logits(self, victim: Predictor, pairs: Tensor, weight: Tensor) -> Tensor:
         x = flipped(self._x, self._entries(pairs), weight)
         return victim.forward(x, self.graph.adj)[self.targets.nodes]
+
+
+def entry_budget(limits: FeatureLimits, graph: Graph) -> tuple[int, int]:
+    """Most entries of binary features flipped in all, and at a node; none where they are not."""
+    n, d = graph.num_nodes, graph.num_features
+    if not limits.binary or limits.change < 1:  # a flip moves an entry by 1, and k a node by √k
+        return 0, 0
+    each = min(limits.per_node, d)
+    if limits.norm == "l2" and limits.change < d**0.5:
+        each = min(each, int(limits.change**2 + 1e-6))
+    return min(limits.entries, each * n), each
 
 
 def laid_out(x: Tensor, clean: Tensor) -> Tensor:

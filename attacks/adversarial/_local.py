@@ -1,9 +1,9 @@
-"""Direct attacks on single nodes: every target has a world of its own, with flips at the target."""
+"""Attacks on single nodes: every target has a world of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,13 +24,15 @@ class Row:
         graph: The clean graph, with labels.
         target: The node.
         ends: (k,) the other ends, ascending: all nodes that have a budget of their own.
-        budget: Most flips, ≥ 1.
+        budget: Most flips.
+        entries: Most feature entries changed.
     """
 
     graph: Graph
     target: int
     ends: Tensor
     budget: int
+    entries: int = 0
 
     @property
     def pairs(self) -> Tensor:
@@ -67,6 +69,19 @@ class Row:
         return min(found, key=lambda which: self.margin(victim, which))
 
 
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What an attack changes in the world of one target.
+
+    Attributes:
+        flips: (2, k) pairs.
+        entries: (2, m) nodes and columns of binary features.
+    """
+
+    flips: Tensor
+    entries: Tensor = field(default_factory=lambda: torch.zeros((2, 0), dtype=torch.int64))
+
+
 def attack_each(view: View, attack: Callable[[Row], Tensor]) -> Perturbation:
     """Attack every labelled target by itself; those without a budget are left as they are.
 
@@ -77,6 +92,20 @@ def attack_each(view: View, attack: Callable[[Row], Tensor]) -> Perturbation:
     Raises:
         ValueError: The threat is poisoning, where every world would need a training of its own.
     """
+    return change_each(view, lambda row: Changes(row.pairs[:, attack(row)]))
+
+
+def change_each(view: View, attack: Callable[[Row], Changes], entries: int = 0) -> Perturbation:
+    """The same with an attack that gives what it changes, also at other nodes than the target.
+
+    Args:
+        view: The attacker's view.
+        attack: Gives the changes.
+        entries: Most feature entries changed for a target.
+
+    Raises:
+        ValueError: The threat is poisoning.
+    """
     if view.threat.timing == "poisoning":
         raise ValueError("threat.timing must be 'evasion' for a local attack, got 'poisoning'")
     graph, each = view.known, view.node_budget
@@ -86,6 +115,9 @@ def attack_each(view: View, attack: Callable[[Row], Tensor]) -> Perturbation:
     for target, budget in zip(view.targets.tolist(), view.target_budget.tolist(), strict=True):
         if graph.y[target] < 0:
             continue
-        row = Row(graph, target, ends[ends != target], budget)
-        worlds[target] = row.pairs[:, attack(row)] if budget else row.pairs[:, :0]
-    return Perturbation(per_target=worlds)
+        row = Row(graph, target, ends[ends != target], budget, entries)
+        worlds[target] = attack(row) if budget or entries else Changes(row.pairs[:, :0])
+    return Perturbation(
+        per_target={target: made.flips for target, made in worlds.items()},
+        features_per_target={t: made.entries for t, made in worlds.items() if made.entries.numel()},
+    )

@@ -1,140 +1,210 @@
-"""Nettack: greedy flips at a target, exactly scored on a linear surrogate."""
+"""Nettack: greedy changes for a target, exactly scored on a linear surrogate."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from graphsec.attacks.adversarial._local import Row
-from graphsec.attacks.adversarial._surrogate import SurrogateAttack
-from graphsec.graph import Graph
-from graphsec.ops import Adj, propagate
-from graphsec.registry import ATTACKS
+from graphsec.attacks.adversarial._features import entry_budget
+from graphsec.attacks.adversarial._local import Changes, Row
+from graphsec.attacks.adversarial._surrogate import Surrogate, SurrogateAttack, TargetRow
+from graphsec.attacks.adversarial._unnoticeable import THRESHOLD, Cooccurrence, likelihood_ratio
+from graphsec.graph.arrays import take_rows
+from graphsec.registry import ATTACKS, Range
 from graphsec.search import margins
-
-D_MIN = 2  # the power law is fitted to degrees from here on
-THRESHOLD = 0.004  # of the likelihood ratio, which is χ² with one degree of freedom
+from graphsec.threat import View
 
 
 @ATTACKS.register("nettack")
 @dataclass(frozen=True, kw_only=True)
 class Nettack(SurrogateAttack):
-    """Flips, one at a time, the pair at the target that lowers its surrogate margin most.
+    """Changes, one at a time, the pair or the word that lowers the target's margin most.
 
-    The surrogate is Z = Â² X W + b (SGC), trained by the attacker on the known graph; the flips
+    The surrogate is Z = Â² X W + b (SGC), trained by the attacker on the known graph; the changes
     transfer to the victim, which is never asked, so that a defense is not adapted to. Margins
-    after each single flip are exact, for all candidates from three sparse products. No flip leaves
-    a node without edges or is taken back; the attack ends early where none lowers the margin.
-    Structure only, direct: features and other nodes' pairs are left alone.
+    after each single change are exact, for all candidates from a few sparse products. No flip
+    leaves a node without edges, no change is taken back; the attack ends early where none lowers
+    the margin.
+
+    Pairs and words are those of the target itself, or of a few of its neighbours (influencers),
+    whose pairs with the target are then left alone too. Each kind has a budget of its own: words
+    are flipped where the threat has a budget of features and the features are binary, and at
+    influencers, too, as many pairs as would be at the target.
 
     Source: Zügner et al., Adversarial Attacks on Neural Networks for Graph Data, KDD 2018, §4,
-    algorithm 1 with the true label as the class to be left; undirected graphs.
+    algorithm 1 with the true label as the class to be left; undirected graphs. Influencers are
+    chosen as in their published code.
 
     Attributes:
         unnoticeable: Whether the degrees must stay within a likelihood-ratio test of following
-            the same power law as before (§4.1: d_min = 2, threshold 0.004).
+            the same power law as before (§4.1: d_min = 2, threshold 0.004), and added words must
+            go with those of the node (``Cooccurrence``).
+        influencers: Neighbours that are changed in place of the target: those whose edge holds
+            its label up most (all, where it has fewer); 0 is the direct attack.
     """
 
     unnoticeable: bool = True
+    influencers: Annotated[int, Field(ge=0), Range(0, 10)] = 0
 
-    def each(self, graph: Graph, h: Tensor, bias: Tensor) -> Callable[[Row], Tensor]:
-        """Greedy flips at a target."""
-        return partial(self._greedy, h=h, bias=bias)
+    def entries(self, view: View) -> int:
+        """Most feature entries flipped for a target."""
+        return 0 if view.known.x is None else entry_budget(view.feature_limits, view.known)[0]
 
-    def _greedy(self, row: Row, h: Tensor, bias: Tensor) -> Tensor:
-        graph, target, ends = row.graph, row.target, row.ends
-        change = torch.where(graph.has_edges(row.pairs), -1, 1)
-        degree = graph.degree.clone()
-        chosen: list[int] = []
-        for _ in range(row.budget):
-            adj = graph.adj.with_block(row.pairs[:, chosen], torch.ones(len(chosen)))
-            now, flipped = flipped_rows(adj, h, target)
-            lowest = float(margins(now.unsqueeze(0) + bias, row.y))
-            margin = margins(flipped[ends] + bias, row.y.expand(len(ends)))
-            allowed = (degree[ends] + change > 0) & (degree[target] + change > 0)
-            if self.unnoticeable:
-                allowed &= likelihood_ratio(graph.degree, degree, target, ends, change) < THRESHOLD
-            allowed[chosen] = False
-            margin[~allowed] = torch.inf
-            best = int(margin.argmin())
-            if not margin[best] < lowest:
+    def each(self, view: View, linear: Surrogate) -> Callable[[Row], Changes]:
+        """Greedy changes for a target."""
+        shared = _Shared(self, view, linear)
+        return lambda row: _Greedy(shared, row).run()
+
+
+class _Shared:
+    """What all targets of an attack have in common."""
+
+    def __init__(self, attack: Nettack, view: View, linear: Surrogate) -> None:
+        self.attack, self.view, self.graph, self.linear = attack, view, view.known, linear
+
+    @cached_property
+    def words(self) -> Cooccurrence:
+        """Which words go together."""
+        assert self.graph.x is not None
+        return Cooccurrence(self.graph.x)
+
+    def addable(self, words: Tensor) -> Tensor:
+        """(d,) which words may be added to a node that has words (d,): none that nobody has."""
+        if self.attack.unnoticeable:
+            return self.words.may_add(words)
+        return self.view.feature_limits.high > 0
+
+
+class _Found(NamedTuple):
+    """A change and the margin after it: the other end v of a pair, or a column, at node p."""
+
+    margin: float
+    p: int = -1
+    v: int = -1
+
+
+class _Greedy:
+    """The world of one target as it is changed, one pair or word after the other."""
+
+    def __init__(self, shared: _Shared, row: Row) -> None:
+        self.shared, self.row, self.linear = shared, row, shared.linear
+        self.graph, self.target = row.graph, row.target
+        each = shared.view.node_budget
+        # Flips left at each node; none needs more than the whole budget.
+        self.left = torch.full_like(self.graph.degree, row.budget) if each is None else each.clone()
+        self.degree, self.h = self.graph.degree.clone(), self.linear.h
+        self.pairs: list[tuple[int, int]] = []
+        self.entries: list[tuple[int, int]] = []
+
+    def run(self) -> Changes:
+        """Change what lowers the margin most until the budgets are spent or nothing does."""
+        self.attackers = self._attackers()
+        self._read_words()
+        while len(self.pairs) < self.row.budget or len(self.entries) < self.row.entries:
+            now = self._now()
+            lowest = float(self._margins(now.now.unsqueeze(0)))
+            pair, entry = self._pair(now), self._entry(now)
+            if not min(pair.margin, entry.margin) < lowest:
                 break
-            chosen.append(best)
-            degree[[target, int(ends[best])]] += change[best]
-        return torch.tensor(chosen, dtype=torch.int64)
+            if pair.margin <= entry.margin:
+                self._flip(pair.p, pair.v)
+            else:
+                self._change(entry.p, entry.v)
+        flips, entries = (
+            torch.tensor(made, dtype=torch.int64).view(-1, 2).T
+            for made in (self.pairs, self.entries)
+        )
+        return Changes(flips.sort(dim=0).values, entries)
 
+    def _now(self) -> TargetRow:
+        flips = torch.tensor(self.pairs, dtype=torch.int64).view(-1, 2).T.sort(dim=0).values
+        adj = self.graph.adj.with_block(flips, torch.ones(flips.shape[1]))
+        return TargetRow(adj, self.h, self.target)
 
-def flipped_rows(adj: Adj, h: Tensor, target: int) -> tuple[Tensor, Tensor]:
-    """The target's row of Â² H, as it is and after each single flip at the target.
+    def _margins(self, rows: Tensor) -> Tensor:
+        return margins(rows + self.linear.bias, self.row.y.expand(len(rows)))
 
-    With W the weights without loops, d = 1 + their row sums, G = D^-½ H and u = (W + I) G, the
-    row is d_t^-½ (u_t / d_t + Σ_k w_tk u_k / d_k). A flip at v changes G at t and v alone, and so
-    every u_k by at most two known terms: three products with W serve all n flips.
+    def _attackers(self) -> list[int]:
+        """The target; or the neighbours whose edge it would miss most."""
+        count, t = self.shared.attack.influencers, self.target
+        if count == 0:
+            return [t]
+        neighbours = self.graph.indices[self.graph.indptr[t] : self.graph.indptr[t + 1]]
+        without = self._margins(self._now().flipped(t)[neighbours])
+        chosen: list[int] = neighbours[without.argsort(stable=True)[:count]].tolist()
+        return chosen
 
-    Args:
-        adj: Symmetric weighted adjacency; a flip adds weight 1 or takes the weight away.
-        h: (n, classes).
-        target: Node t.
+    def _read_words(self) -> None:
+        """The words of every attacker, and those that it may be given."""
+        if self.row.entries == 0:
+            return
+        assert self.graph.x is not None
+        _, each = entry_budget(self.shared.view.feature_limits, self.graph)
+        words = take_rows(self.graph.x, torch.tensor(self.attackers)).to_dense()
+        self.words = dict(zip(self.attackers, words.bool(), strict=True))
+        # Words may be taken away; of the others a few may be added. Nothing is taken back.
+        self.free = {p: own | self.shared.addable(own) for p, own in self.words.items()}
+        self.words_left = dict.fromkeys(self.attackers, each)
 
-    Returns:
-        (classes,), and (n, classes) by the other end v; the row of v = t means nothing.
-    """
-    d = 1 + adj.degrees().to(h.dtype)
-    g = h / d.sqrt().unsqueeze(1)
-    u = propagate(adj, g) + g
-    one = torch.zeros(len(h), 1, dtype=h.dtype)
-    one[target] = 1
-    w = propagate(adj, one)  # (n, 1) the target's weights
-    d = d.unsqueeze(1)
-    share = w / d
-    near, back, common = share.T @ u, share.T @ w, propagate(adj, share)
-    now = (u[target] / d[target] + near[0]) / d[target].sqrt()
+    def _pair(self, now: TargetRow) -> _Found:
+        """The pair of an attacker whose flip leaves the lowest margin."""
+        best = _Found(torch.inf)
+        if len(self.pairs) == self.row.budget:
+            return best
+        clean, ends, unnoticeable = self.graph, self.row.ends, self.shared.attack.unnoticeable
+        for p in self.attackers:
+            change = torch.where(clean.has_edges(self._with(p)), -1, 1)
+            allowed = (self.degree[ends] + change > 0) & (self.degree[p] + change > 0)
+            allowed &= (self.left[ends] > 0) & (self.left[p] > 0) & (ends != p)
+            if unnoticeable:
+                ratio = likelihood_ratio(clean.degree, self.degree, p, ends, change)
+                allowed &= ratio < THRESHOLD
+            done = [u + v - p for u, v in self.pairs if p in (u, v)]
+            allowed &= ~torch.isin(ends, torch.tensor(done, dtype=torch.int64))
+            margin = self._margins(now.flipped(p)[ends])
+            margin[~allowed] = torch.inf
+            best = min(best, self._lowest(margin, p, ends))
+        return best
 
-    added = torch.where(w > 0, -w, 1.0)
-    w_new, d_t, d_v = w + added, d[target] + added, d + added
-    g_t, g_v = h[target] / d_t.sqrt(), h / d_v.sqrt()
-    dg_t, dg_v = g_t - g[target], g_v - g
-    u_t = u[target] + dg_t + w_new * g_v - w * g
-    u_v = u + dg_v + w_new * g_t - w * g[target]
-    others = near - share * u + (back - share * w) * dg_t + common * dg_v  # Σ over k ≠ t, v
-    return now, (u_t / d_t + w_new * u_v / d_v + others) / d_t.sqrt()
+    def _entry(self, now: TargetRow) -> _Found:
+        """The word of an attacker whose flip leaves the lowest margin."""
+        best = _Found(torch.inf)
+        if len(self.entries) == self.row.entries:
+            return best
+        for p in self.attackers:
+            if self.words_left[p]:
+                moved = torch.where(self.words[p], -now.reach[p], now.reach[p]).unsqueeze(1)
+                margin = self._margins(now.now + moved * self.linear.weight)
+                margin[~self.free[p]] = torch.inf
+                best = min(best, self._lowest(margin, p, torch.arange(len(margin))))
+        return best
 
+    @staticmethod
+    def _lowest(margin: Tensor, p: int, which: Tensor) -> _Found:
+        if len(margin) == 0:
+            return _Found(torch.inf)
+        i = int(margin.argmin())
+        return _Found(float(margin[i]), p, int(which[i]))
 
-def likelihood_ratio(
-    clean: Tensor, degree: Tensor, target: int, ends: Tensor, change: Tensor
-) -> Tensor:
-    """How much worse one power law fits clean and flipped degrees than one each (§4.1).
+    def _with(self, p: int) -> Tensor:
+        """(2, k) the pairs of a node with all ends."""
+        return torch.stack([self.row.ends, torch.full_like(self.row.ends, p)])
 
-    Args:
-        clean: (n,) degrees before the attack.
-        degree: (n,) degrees now.
-        target: One end of the next flip.
-        ends: (k,) the other end.
-        change: (k,) +1 for an addition, −1 for a deletion.
+    def _flip(self, p: int, v: int) -> None:
+        edge = bool(self.graph.has_edges(torch.tensor([[p], [v]])))
+        self.degree[[p, v]] += -1 if edge else 1
+        self.left[[p, v]] -= 1
+        self.pairs.append((p, v))
 
-    Returns:
-        (k,) −2 log of the ratio of likelihoods after each flip; the smaller the less noticeable.
-    """
-
-    def statistics(degrees: Tensor) -> Tensor:
-        """(2, …) whether each degree counts, and its logarithm if it does."""
-        counts = degrees >= D_MIN
-        return torch.stack([counts.double(), degrees.clamp(min=1).double().log() * counts])
-
-    before, now = statistics(clean).sum(1, keepdim=True), statistics(degree).sum(1, keepdim=True)
-    both = torch.stack([degree[ends], degree[target].expand(len(ends))])
-    after = now + (statistics(both + change) - statistics(both)).sum(1)
-    return 2 * (_fit(before) + _fit(after) - _fit(before + after))
-
-
-def _fit(statistics: Tensor) -> Tensor:
-    """Log-likelihood of the power law of largest likelihood, from count and sum of logarithms."""
-    count, logs = statistics
-    alpha = 1 + count / (logs - count * math.log(D_MIN - 0.5))
-    value = count * (alpha.log() + alpha * math.log(D_MIN)) - (alpha + 1) * logs
-    return torch.where(count > 0, value, 0.0)
+    def _change(self, p: int, i: int) -> None:
+        sign = -1 if self.words[p][i] else 1
+        self.h = self.h.index_add(0, torch.tensor([p]), sign * self.linear.weight[i : i + 1])
+        self.free[p][i] = False
+        self.words_left[p] -= 1
+        self.entries.append((p, i))

@@ -11,11 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from graphsec.attacks.adversarial._local import Row
-from graphsec.attacks.adversarial._surrogate import SurrogateAttack
+from graphsec.attacks.adversarial._local import Changes, Row
+from graphsec.attacks.adversarial._surrogate import Surrogate, SurrogateAttack
 from graphsec.graph import Graph
 from graphsec.ops import propagate
 from graphsec.registry import ATTACKS, Range
+from graphsec.threat import View
 
 
 @ATTACKS.register("sga")
@@ -45,11 +46,11 @@ class SGA(SurrogateAttack):
 
     candidates: Annotated[int, Field(ge=1), Range(1, 100, log=True)] = 10
 
-    def each(self, graph: Graph, h: Tensor, bias: Tensor) -> Callable[[Row], Tensor]:
+    def each(self, view: View, linear: Surrogate) -> Callable[[Row], Changes]:
         """Greedy flips at a target, on its subgraph."""
-        return partial(self._greedy, linear=Linear(graph, h, bias))
+        return partial(self._greedy, linear=Linear(view.known, linear.h, linear.bias))
 
-    def _greedy(self, row: Row, linear: Linear) -> Tensor:
+    def _greedy(self, row: Row, linear: Linear) -> Changes:
         near = linear.around(row, self.candidates * row.budget)
         p = torch.zeros(len(near.ends), dtype=torch.float64)
         for _ in range(row.budget):
@@ -59,7 +60,7 @@ class SGA(SurrogateAttack):
             if len(p) == 0 or gradient.max() <= 0:
                 break
             p[gradient.argmax()] = 1
-        return torch.searchsorted(row.ends, near.ends[p > 0])
+        return Changes(row.pairs[:, torch.searchsorted(row.ends, near.ends[p > 0])])
 
 
 class Linear:

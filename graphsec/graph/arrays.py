@@ -84,6 +84,28 @@ def take_rows(value: Tensor, index: Tensor) -> Tensor:
     return features(as_scipy(value)[index.numpy()])
 
 
+def flip_entries(x: Tensor, entries: Tensor) -> Tensor:
+    """Features (n, d) with entries (2, k), nodes and columns, turned from v into 1 − v.
+
+    Sparse ones stay sparse, without stored zeros.
+
+    Raises:
+        GraphError: An entry is out of range or listed twice.
+    """
+    if entries.shape[1] == 0:
+        return x
+    row, column = entries
+    code = row * x.shape[1] + column
+    inside = (row >= 0) & (row < x.shape[0]) & (column >= 0) & (column < x.shape[1])
+    if not inside.all() or len(code.unique()) != len(code):
+        raise GraphError(f"flipped entries must be distinct and lie within {tuple(x.shape)}")
+    if x.layout == torch.strided:
+        return x.index_put((row, column), 1 - x[row, column])
+    matrix, (row, column) = as_scipy(x), entries.numpy()
+    change = 1 - 2 * np.asarray(matrix[row, column]).ravel()
+    return features(matrix + sp.csr_matrix((change, (row, column)), shape=matrix.shape))
+
+
 def as_scipy(value: Tensor) -> sp.csr_matrix:
     """A dense or sparse tensor as a scipy matrix, which shares a sparse one's memory."""
     value = value.cpu()

@@ -163,7 +163,7 @@ class AttackContract(Contract):
                     assert change.sum(1).max() <= each
 
     def test_holds_the_budget_of_features_and_nodes(self, graph: Graph) -> None:
-        """Entries and new nodes are recounted on the attacked graph; without a budget none."""
+        """Entries and new nodes are recounted on every attacked graph; without a budget none."""
         if graph.x is None:
             raise SkipTest("the graph has no features")
         n, clean = graph.num_nodes, graph.x.to_dense().numpy()
@@ -173,21 +173,24 @@ class AttackContract(Contract):
             {"nodes": 2, "edges_per_injected": 3},
         ):  # fmt: skip
             outcome = self._run(graph, budget=budget)
-            world = outcome.apply(graph)
-            assert world.x is not None
-            x, links = world.x.to_dense().numpy(), np.asarray(world.to_scipy().todense()) != 0
-            change = x[:n] - clean
-            entries = budget.get("features", 0 if "nodes" in budget or not budget else change.size)
-            entries = int(entries * change.size) if isinstance(entries, float) else entries
-            assert (change != 0).sum() <= entries
-            assert (change != 0).sum(1).max() <= budget.get("features_per_node", change.shape[1])
-            assert np.abs(change).max() <= budget.get("feature_change", np.inf) + 1e-5
-            assert len(x) - n <= budget.get("nodes", 0)
-            assert links[n:].sum(1).max(initial=0) <= budget.get("edges_per_injected", 0)
-            assert (links[:n, :n] == (np.asarray(graph.to_scipy().todense()) != 0)).all()
-            assert not links.diagonal().any()
-            assert ((x >= clean.min(0).clip(max=0)) & (x <= clean.max(0).clip(min=0))).all()
-            assert world.split is graph.split
+            entries = budget.get("features", 0 if "nodes" in budget or not budget else clean.size)
+            entries = int(entries * clean.size) if isinstance(entries, float) else entries
+            worlds = [outcome.apply(graph)]
+            if isinstance(outcome, Perturbation):
+                worlds = [world for _, world in _worlds(outcome, graph)]
+            for world in worlds:
+                assert world.x is not None
+                x, links = world.x.to_dense().numpy(), np.asarray(world.to_scipy().todense()) != 0
+                change = x[:n] - clean
+                assert (change != 0).sum() <= entries
+                assert (change != 0).sum(1).max() <= budget.get("features_per_node", len(clean.T))
+                assert np.abs(change).max() <= budget.get("feature_change", np.inf) + 1e-5
+                assert len(x) - n <= budget.get("nodes", 0)
+                assert links[n:].sum(1).max(initial=0) <= budget.get("edges_per_injected", 0)
+                assert (links[:n, :n] == (np.asarray(graph.to_scipy().todense()) != 0)).all()
+                assert not links.diagonal().any()
+                assert ((x >= clean.min(0).clip(max=0)) & (x <= clean.max(0).clip(min=0))).all()
+                assert world.split is graph.split
 
     def test_same_seed_same_outcome(self, graph: Graph) -> None:
         """Whatever the global generators hold, which are left as they were."""

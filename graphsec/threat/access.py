@@ -86,10 +86,10 @@ class Budget(Component):
     """How much an attacker may change or ask; None means nothing may be changed, or no limit.
 
     A float from 0 to 1 is a fraction (of the edges, of a node's degree, of the nodes), an
-    integer an absolute number. A local attack has the budget of edges anew for each target.
-    ``edges`` and ``edges_per_node`` count pairs of nodes that are there; the edges of injected
-    nodes have a limit of their own. What is changed or injected must look like what is there
-    (``feature_range``).
+    integer an absolute number. A local attack has the budgets of edges and of features anew for
+    each target. ``edges`` and ``edges_per_node`` count pairs of nodes that are there; the edges of
+    injected nodes have a limit of their own. What is changed or injected must look like what is
+    there (``feature_range``).
 
     Attributes:
         edges: Edges flipped (None: no limit beyond ``edges_per_node`` where that is given).

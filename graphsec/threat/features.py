@@ -117,22 +117,29 @@ def feature_changes(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def check_features(budget: Budget, outcome: Perturbation, graph: Graph) -> None:
-    """Verify that changed features keep to the budget.
+    """Verify that changed features keep to the budget, in every world.
 
     Raises:
         BudgetExceeded: More was changed than allowed, or to values that are not allowed.
         GraphError: Features are not finite or not one row a node.
     """
-    if outcome.x is None:
-        return
-    graph.replace(x=outcome.x)
-    limits = FeatureLimits.of(budget, graph)
+    worlds = [outcome.world(graph, target).x for target in outcome.features_per_target]
+    changed = [x for x in (outcome.x, *worlds) if x is not None]
+    limits = FeatureLimits.of(budget, graph) if changed else None
+    for x in changed:
+        assert limits is not None
+        _check_changed(limits, graph, x)
+
+
+def _check_changed(limits: FeatureLimits, graph: Graph, x: Tensor) -> None:
+    """Verify features (n, d) after an attack."""
+    graph.replace(x=x)
     assert graph.x is not None
-    if outcome.x.shape != graph.x.shape:
+    if x.shape != graph.x.shape:
         raise ValueError(
-            f"x must have shape {tuple(graph.x.shape)}, the outcome has {tuple(outcome.x.shape)}"
+            f"x must have shape {tuple(graph.x.shape)}, the outcome has {tuple(x.shape)}"
         )
-    nodes, columns, moved = feature_changes(graph.x, outcome.x)
+    nodes, columns, moved = feature_changes(graph.x, x)
     if len(nodes) > limits.entries:
         raise BudgetExceeded(
             f"budget.features allows {limits.entries} changes, the outcome has {len(nodes)}"
@@ -153,7 +160,7 @@ def check_features(budget: Budget, outcome: Perturbation, graph: Graph) -> None:
             f"budget.feature_change allows {limits.change:g} ({limits.norm}) at node {node}, "
             f"the outcome has {float(far[node]):g}"
         )
-    values = outcome.x.to_dense()[nodes, columns]
+    values = x.to_dense()[nodes, columns]
     limits.check_values(columns, values, f"the changed features of {graph.name!r}")
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 import graphsec
 from graphsec.attacks.adversarial._local import Row
-from graphsec.attacks.adversarial._surrogate import surrogate
+from graphsec.attacks.adversarial._surrogate import TargetRow, surrogate
+from graphsec.attacks.adversarial._unnoticeable import Cooccurrence, likelihood_ratio
 from graphsec.attacks.adversarial.local_prbcd import LocalPRBCD
-from graphsec.attacks.adversarial.nettack import flipped_rows, likelihood_ratio
 from graphsec.attacks.adversarial.sga import Linear
 from graphsec.graph import Graph
 from graphsec.outcome import Perturbation
@@ -319,19 +319,21 @@ def dense_row(graph: Graph, h: Tensor, target: int) -> Tensor:
 
 @pytest.mark.parametrize("target", [0, 5, 33])
 def test_rows_after_every_flip_are_exact(graph: Graph, target: int) -> None:
-    """On the clean graph, and on one that is flipped already."""
+    """On the clean graph, and on one that is flipped already; at the target and elsewhere."""
     h = torch.randn(graph.num_nodes, 3, generator=Rng(1).torch(), dtype=torch.float64)
     row = row_of(graph, target)
     done = row.pairs[:, [1, 2, int(graph.adj.csr.indices[graph.indptr[target]] > target)]]
     for flips in (row.pairs[:, :0], done[:, :2]):
         adj = graph.adj.with_block(flips, torch.ones(flips.shape[1]))
-        now, flipped = flipped_rows(adj, h, target)
-        world = graph.flip(flips)
-        torch.testing.assert_close(now, dense_row(world, h, target), rtol=1e-6, atol=1e-6)
-        for v in row.ends.tolist():
-            pair = torch.tensor([[target], [v]])
-            exact = dense_row(world.flip(pair), h, target)
-            torch.testing.assert_close(flipped[v], exact, rtol=1e-6, atol=1e-6)
+        now, world = TargetRow(adj, h, target), graph.flip(flips)
+        torch.testing.assert_close(now.now, dense_row(world, h, target), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(now.reach @ h, now.now, rtol=1e-6, atol=1e-6)
+        neighbour = int(graph.adj.csr.indices[graph.indptr[target]])
+        for p in (target, neighbour, int(flips.max()) if flips.numel() else 1):
+            flipped = now.flipped(p)
+            for v in set(row.ends.tolist()) - {p}:
+                exact = dense_row(world.flip(torch.tensor([[p], [v]])), h, target)
+                torch.testing.assert_close(flipped[v], exact, rtol=1e-6, atol=1e-6)
 
 
 def ratio_by_hand(clean: list[int], now: list[int]) -> float:
@@ -365,7 +367,8 @@ def test_nettack_is_greedy_on_its_surrogate(
     spec = {"name": "nettack", "unnoticeable": unnoticeable}
     targets = (0, 12, 33)
     worlds = local(spec, victim, graph, targets=targets, budget={"edges": 2})
-    h, bias = surrogate(graph, Rng(0)["attack"]["surrogate"])
+    linear = surrogate(graph, Rng(0)["attack"]["surrogate"])
+    h, bias = linear.h, linear.bias
     for target in targets:
         row, world = row_of(graph, target), graph
         flipped: list[int] = []
@@ -403,6 +406,166 @@ def test_nettack_keeps_degrees_unnoticed(victim: graphsec.Predictor) -> None:
         ]
     assert max(ratios[True]) < 0.004
     assert max(ratios[False]) > 0.004
+
+
+def attacked(spec: Any, graph: Graph, **threat: Any) -> Perturbation:
+    victim = graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 20})
+    outcome = graphsec.attack(spec, victim, graph, threat=threat)
+    assert isinstance(outcome, Perturbation)
+    return outcome
+
+
+def words_of(graph: Graph) -> Tensor:
+    """(n, d) dense features."""
+    assert graph.x is not None
+    return graph.x.to_dense()
+
+
+@pytest.mark.parametrize("influencers", [0, 2])
+def test_nettack_is_greedy_over_pairs_and_words(influencers: int) -> None:
+    """Against recomputing the surrogate's logits after every allowed change of either kind."""
+    graph, target = GRAPHS["karate"], 5
+    spec = {"name": "nettack", "influencers": influencers, "unnoticeable": False}
+    found = attacked(
+        spec, graph, targets=(target,), budget={"edges": 2, "features": 3, "features_per_node": 2}
+    )
+    linear, x, world = surrogate(graph, Rng(0)["attack"]["surrogate"]), words_of(graph), graph
+
+    def margin(world: Graph, x: Tensor) -> float:
+        z = dense_row(world, x.double() @ linear.weight, target).unsqueeze(0) + linear.bias
+        assert graph.y is not None
+        return float(margins(z, graph.y[target : target + 1]))
+
+    attackers = [target]
+    if influencers:
+        near = graph.indices[graph.indptr[target] : graph.indptr[target + 1]].tolist()
+        held = {k: margin(graph.flip(torch.tensor([[target], [k]])), x) for k in near}
+        attackers = sorted(near, key=lambda k: held[k])[:influencers]
+    pairs: list[tuple[int, int]] = []
+    entries: list[tuple[int, int]] = []
+    lowest = margin(world, x)
+    while len(pairs) < 2 or len(entries) < 3:
+        tried: list[tuple[float, str, tuple[int, int]]] = []
+        for p in attackers:
+            for v in set(range(34)) - {p, target if influencers else p}:
+                pair = (min(p, v), max(p, v))
+                after = world.flip(torch.tensor([[p], [v]]))
+                if len(pairs) < 2 and pair not in pairs and int(after.degree.min()) > 0:
+                    tried.append((margin(after, x), "pair", pair))
+            for i in range(20):
+                own = sum(j == p for j, _ in entries)
+                if len(entries) < 3 and own < 2 and (p, i) not in entries:
+                    changed = x.clone()
+                    changed[p, i] = 1 - changed[p, i]
+                    tried.append((margin(world, changed), "word", (p, i)))
+        best = min(tried, default=(torch.inf, "", (0, 0)))
+        if best[0] >= lowest:
+            break
+        lowest = best[0]
+        if best[1] == "pair":
+            pairs.append(best[2])
+            world = world.flip(torch.tensor([best[2]]).T)
+        else:
+            entries.append(best[2])
+            x[best[2]] = 1 - x[best[2]]
+    assert pairs
+    assert entries
+    assert [tuple(pair) for pair in found.per_target[target].T.tolist()] == pairs
+    assert [tuple(entry) for entry in found.features_per_target[target].T.tolist()] == entries
+    assert torch.equal(words_of(found.world(graph, target)), x)
+    assert torch.equal(found.world(graph, target).edge_index, world.edge_index)
+
+
+@pytest.mark.parametrize("influencers", [0, 1, 3])
+def test_words_are_flipped_within_their_budgets(influencers: int) -> None:
+    """At the target, or at so many neighbours and not at it; 0 and 1 only; each kind apart."""
+    graph = GRAPHS["karate"]
+    outcome = attacked(
+        {"name": "nettack", "influencers": influencers}, graph, targets="all",
+        budget={"edges": 2, "edges_per_node": 1, "features": 4, "features_per_node": 2},
+    )  # fmt: skip
+    assert len(outcome.features_per_target) > 20
+    for target, world in outcome.worlds(graph):
+        changed = words_of(world) != words_of(graph)
+        links = torch.from_numpy((graph.to_scipy() != world.to_scipy()).toarray())
+        assert set(words_of(world).ravel().tolist()) == {0, 1}
+        assert int(changed.sum()) <= (min(4, 2 * influencers) if influencers else 2)
+        assert int(changed.sum(1).max()) <= 2
+        assert int(links.sum()) <= 2
+        assert int(links.sum(1).max()) <= 1
+        near = set(graph.indices[graph.indptr[target] : graph.indptr[target + 1]].tolist())
+        at = set(changed.any(1).nonzero().ravel().tolist())
+        if influencers:
+            assert at <= near
+            assert not links[target].any()
+            assert all({int(u), int(v)} & near for u, v in outcome.per_target[target].T)
+            assert len(at) <= influencers
+        else:
+            assert at <= {target}
+
+
+def test_words_alone_and_pairs_alone() -> None:
+    """A budget of one kind buys nothing of the other; words that are not 0 or 1 stay."""
+    graph = GRAPHS["karate"]
+    words = attacked("nettack", graph, targets=(0, 5), budget={"features_per_node": 3})
+    assert sum(entries.shape[1] for entries in words.features_per_target.values()) > 2
+    assert not any(flips.numel() for flips in words.per_target.values())
+    numbers = graphsec.score(words, graph, graphsec.fit(graph, training={"epochs": 5}))
+    mean = sum(entries.shape[1] for entries in words.features_per_target.values()) / 2
+    assert float(numbers["features_changed"]) == mean
+    pairs = attacked("nettack", graph, targets=(0, 5), budget={"edges": 2})
+    assert not pairs.features_per_target
+    real = attacked("nettack", GRAPHS["blocks"], targets=(0,), budget={"features_per_node": 3})
+    assert not real.features_per_target
+
+
+def test_influencers_leave_the_pairs_of_the_target_alone(graph: Graph) -> None:
+    """But have a neighbour of it at one end, and at each node no more flips than allowed."""
+    spec = {"name": "nettack", "influencers": 2}
+    worlds = attacked(spec, graph, targets=(1, 5, 30), budget={"edges_per_node": 2}).per_target
+    for target, flips in worlds.items():
+        near = graph.indices[graph.indptr[target] : graph.indptr[target + 1]]
+        assert 0 < flips.shape[1] <= 2
+        assert not (flips == target).any()
+        assert torch.isin(flips, near).any(0).all()
+        assert int(torch.bincount(flips.ravel()).max()) <= 2
+
+
+def test_words_go_with_words_as_in_the_paper() -> None:
+    """Step by step: the chance that a step from one of a node's words ends at another."""
+    x = words_of(GRAPHS["karate"])
+    x[3], x[3, 2] = 0, 1
+    links = [[bool((x[:, i] * x[:, j]).any()) and i != j for j in range(20)] for i in range(20)]
+    for node in (0, 3, 17):
+        own = [j for j in range(20) if x[node, j]]
+        allowed = Cooccurrence(x).may_add(x[node])
+        for i in range(20):
+            chance = sum(links[j][i] / sum(links[j]) for j in own) / len(own)
+            most = sum(1 / sum(links[j]) for j in own) / len(own)
+            assert bool(allowed[i]) == (chance > 0.5 * most)
+    assert not Cooccurrence(x).may_add(torch.zeros(20)).any()
+
+
+def test_a_word_that_never_goes_with_another_is_not_added() -> None:
+    """However much it says: those of one class in training have it, and nothing else."""
+    karate = GRAPHS["karate"]
+    assert karate.y is not None
+    assert karate.split is not None
+    x = torch.cat([words_of(karate), torch.zeros(34, 1)], 1)
+    alone = karate.split.train[karate.y[karate.split.train] == 1]
+    x[alone] = 0
+    x[alone, 20] = 1
+    graph = karate.replace(x=x)
+    targets = tuple((karate.y == 0).nonzero().ravel().tolist())
+    given = {}
+    for unnoticeable in (True, False):
+        spec = {"name": "nettack", "unnoticeable": unnoticeable}
+        outcome = attacked(spec, graph, targets=targets, budget={"features_per_node": 2})
+        given[unnoticeable] = sum(
+            int((entries[1] == 20).sum()) for entries in outcome.features_per_target.values()
+        )
+    assert given[True] == 0
+    assert given[False] > 5
 
 
 def test_nettack_refuses_directed_graphs(victim: graphsec.Predictor) -> None:

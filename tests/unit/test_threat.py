@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import graphsec
-from graphsec.graph import Graph
+from graphsec.graph import Graph, GraphError
 from graphsec.outcome import Perturbation
 from graphsec.registry import ATTACKS
 from graphsec.rng import Rng
@@ -182,6 +182,30 @@ def test_local_flips_are_checked_one_by_one(graph: Graph) -> None:
     Threat(budget=Budget(edges=2)).check(local, graph)
     with pytest.raises(BudgetExceeded):
         Threat(budget=Budget(edges=1)).check(local, graph)
+
+
+def test_words_flipped_in_a_world_are_checked() -> None:
+    """Each world by itself: how many in all, how many at a node, and that each is named once."""
+    graph = tiny_graphs()["karate"]
+    entries = torch.tensor([[0, 0, 5], [1, 2, 1]])
+    none = torch.zeros((2, 0), dtype=torch.int64)
+
+    def check(entries: torch.Tensor, **budget: Any) -> None:
+        local = Perturbation(per_target={0: none, 1: none}, features_per_target={1: entries})
+        Threat(budget=Budget(**budget)).check(local, graph)
+
+    check(entries, features=3)
+    check(entries, features_per_node=2)
+    with pytest.raises(BudgetExceeded, match="allows 2 changes, the outcome has 3"):
+        check(entries, features=2)
+    with pytest.raises(BudgetExceeded, match="allows 1 changes at node 0"):
+        check(entries, features_per_node=1)
+    with pytest.raises(BudgetExceeded, match="features"):
+        check(entries, edges=3)
+    with pytest.raises(GraphError, match="distinct"):
+        check(entries[:, [0, 0]], features=3)
+    with pytest.raises(GraphError, match="within"):
+        check(entries + 18, features=3)
 
 
 def test_description_carries_the_threat() -> None:
