@@ -1,4 +1,7 @@
-"""Local attacks on cora_ml: GCN of At Scale, budget = degree of the target, split 0."""
+"""Local attacks on cora_ml: GCN of At Scale, budget = degree of the target, split 0.
+
+Nettack's words are flipped on Cora, whose features are binary.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import graphsec
 from graphsec.search import margins
 
 pytestmark = pytest.mark.paper
+AT_SCALE = {"epochs": 3000, "patience": 100, "select": "loss", "lr": 0.01, "weight_decay": 1e-3}
 
 
 def report(title: str, values: object) -> None:
@@ -57,3 +61,29 @@ def test_local_prbcd_breaks_at_least_as_many(lab: Any) -> None:
 def test_fga_is_measured(lab: Any) -> None:
     """One gradient a flip: weaker than or equal to the search over the same flips."""
     assert broken(lab, "fga") <= broken(lab, "local-prbcd")
+
+
+def test_nettack_by_words_and_through_influencers(lab: Any) -> None:
+    """Words add to edges; neighbours do less than the target itself with as many flips."""
+    graph = graphsec.load("nettack/cora", seed=0)
+    victim = graphsec.fit(graph, training=AT_SCALE, seed=0)
+    shares = {}
+    for influencers, budget in (
+        (0, {"edges_per_node": 1.0}),
+        (0, {"features_per_node": 10}),
+        (0, {"edges_per_node": 1.0, "features_per_node": 10}),
+        (0, {"edges": 5}),
+        (5, {"edges": 5}),
+        (5, {"edges": 5, "features_per_node": 10}),
+    ):
+        spec = {"name": "nettack", "influencers": influencers}
+        threat = {"budget": budget, "targets": targets(victim, graph)}
+        outcome = graphsec.attack(spec, victim, graph, threat=threat, seed=0)
+        numbers = {k: float(v) for k, v in graphsec.score(outcome, graph, victim).items()}
+        report(f"{influencers} influencers, {budget}", numbers)
+        shares[influencers, *budget] = numbers["broken"]
+    edges, words, both, direct, through, words_too = shares.values()
+    assert both >= max(edges, words)
+    assert words > 0
+    assert 0 < through <= direct
+    assert words_too >= through
