@@ -39,13 +39,15 @@ class ChainInversion(Reconstruction):
     convex problem is solved for all layers whose input is known (the first by the features, others
     by hidden states):
 
-        min over S = Sᵀ ≥ 0 of Σ_layers ½ ‖(S Z + slack − T) C‖² + λ Σ w_uv S_uv,
+        min over S = Sᵀ ≥ 0 of Σ_layers ½ ‖(S Z + slack − T) C‖² + λ Σ_{u≠v} S_uv,
 
-    where C makes all directions of Z equally long, slack ≥ 0 stands where a ReLU cut off, and w is
-    small for pairs that are alike in all that is known. FISTA with restarts; λ falls from ``start``
-    to ``end`` times the value at which nothing is found. A pair's score is S_uv, ties by likeness.
-    Where the operator is not symmetric (GraphSAGE's mean over neighbours) neither is S, and the
-    score is S_uv + S_vu. Dense: O(n² · width) time a step.
+    where C makes all directions of Z equally long and slack ≥ 0 stands where a ReLU cut off. FISTA
+    with restarts; λ falls from ``start`` to ``end`` times the value at which nothing is found. A
+    pair's score is S_uv, ties broken by how alike its nodes are in all that is known. Where the
+    operator is not symmetric (GraphSAGE's mean over neighbours) neither is S, and the score is
+    S_uv + S_vu. Dense: O(n² · width) time a step. Rows with more neighbours than equations are not
+    determined: there what FISTA has after few steps, which is spread out, ranks pairs better than
+    what it ends at.
 
     Source: ours. It is the chain of MC-GRA (Zhou et al., ICML 2023) with each link taken at the
     state that is known, not at the state that the reconstruction so far would give, and solved for
@@ -56,7 +58,6 @@ class ChainInversion(Reconstruction):
         steps: Steps of FISTA.
         start: λ at first, as a share of its largest useful value.
         end: λ at last.
-        power: w = (share of pairs that are at least as alike) ^ power.
     """
 
     requires: ClassVar[tuple[Source, ...]] = ("features",)
@@ -64,7 +65,6 @@ class ChainInversion(Reconstruction):
     steps: Annotated[int, Field(ge=2), Range(50, 800, log=True)] = 200
     start: Annotated[float, Field(gt=0, le=1), Range(1e-3, 1e-1, log=True)] = 1e-2
     end: Annotated[float, Field(gt=0, le=1), Range(1e-6, 1e-3, log=True)] = 1e-4
-    power: Annotated[float, Field(ge=0), Range(0, 2)] = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,36 +81,30 @@ class ChainInversion(Reconstruction):
     def parts(self, view: View, known: Knowledge, pairs: Tensor) -> list[Tensor]:
         """The operator's entries, ties broken by likeness."""
         check_size(view, self.name)
-        n = view.known.num_nodes
-        every = torch.triu_indices(n, n, 1)
-        alike = combined(known.similarities(every))
-        rank = 1 - alike.argsort().argsort() / len(alike)
-        price = torch.zeros(n, n)
-        price[every[0], every[1]] = rank.to(torch.float32).clamp(min=1e-3) ** self.power
-        links = list(_links(view.model().model, known, n))
-        operator = self._solve(links, price + price.T)
-        found = operator + operator.T
-        likeness = torch.zeros(n, n)
-        likeness[every[0], every[1]] = 1 - rank.to(torch.float32)
-        u, v = pairs.sort(0).values
-        return [found[u, v] + 1e-3 * found.max() * likeness[u, v]]
+        n, (u, v) = view.known.num_nodes, pairs
+        operator = self._solve(list(_links(view.model().model, known, n)), n)
+        found = operator[u, v] + operator[v, u]
+        likeness = combined(known.similarities(pairs))
+        return [found.double() + 1e-9 * float(found.max()) * likeness / likeness.max()]
 
-    def _solve(self, links: list[_Link], price: Tensor) -> Tensor:
-        """(n, n) the operator ≥ 0; nothing is asked of its diagonal."""
+    def _solve(self, links: list[_Link], n: int) -> Tensor:
+        """(n, n) the operator ≥ 0; its diagonal, the self-loops, is free of charge."""
         sent = torch.cat([link.sent for link in links], 1)
         symmetric = all(link.symmetric for link in links)
-        best = ahead = torch.zeros_like(price)
-        pull = torch.cat([link.residual(ahead) for link in links], 1) @ sent.T
-        largest, speed = float(-pull.min()), 1.0
+
+        def slope(operator: Tensor) -> Tensor:
+            pull = torch.cat([link.residual(operator) for link in links], 1) @ sent.T
+            return (pull + pull.T).mul_(0.5) if symmetric else pull
+
+        best = ahead = torch.zeros(n, n)
+        largest, speed = -float(slope(ahead).min()), 1.0
         for step in range(self.steps):
             share = self.start * (self.end / self.start) ** (step / (self.steps - 1))
-            pull = torch.cat([link.residual(ahead) for link in links], 1) @ sent.T
-            if symmetric:
-                pull = (pull + pull.T).mul_(0.5)
+            down = slope(ahead)
+            down.add_(share * largest).diagonal().sub_(share * largest)
             # The columns of each part are orthonormal: the curvature is at most their number.
-            pull.add_(price, alpha=share * largest)
-            new = torch.add(ahead, pull, alpha=-1 / len(links)).clamp_(min=0)
-            if float(((ahead - new) * (new - best)).sum()) > 0:
+            new = torch.add(ahead, down, alpha=-1 / len(links)).clamp_(min=0)
+            if float(((ahead - new) * (new - best)).sum()) > 0:  # overshot: start afresh from here
                 speed = 1.0
             after = (1 + (1 + 4 * speed**2) ** 0.5) / 2
             ahead = new + (speed - 1) / after * (new - best)

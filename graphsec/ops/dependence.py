@@ -56,7 +56,7 @@ def alignment(k: Tensor, m: Tensor, scaled: bool = True) -> Tensor:
         return kernel - mean - mean.T + mean.mean()
 
     middle = both(k)
-    value = (middle * m).sum() / middle.norm().clamp(min=1e-12)
+    value: Tensor = (middle * m).sum() / middle.norm().clamp(min=1e-12)
     return value / both(m).norm().clamp(min=1e-12) if scaled else value / len(m)
 
 
