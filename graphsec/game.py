@@ -94,34 +94,47 @@ class Links(Game):
 @GAMES.register("membership")
 @dataclass(frozen=True, kw_only=True)
 class Membership(Game):
-    """Which nodes were trained on? Members and as many others are drawn from train and test.
+    """Which nodes were trained on? As many members as others are drawn from train and test.
+
+    Every node stays in the graph, features and edges and all: what is secret is whether its label
+    was trained on. The nodes are asked about in the order of their numbers, which tells nothing.
 
     Attributes:
         members: Number of members; None keeps the size of the training set (at most half of
             the nodes in question).
+        draw: "half" of the nodes in question are members, or each by a fair "coin" of its own,
+            as audits in one run assume (``members`` is then the expected number).
     """
 
+    version: ClassVar[int] = 2
     keeps_graph: ClassVar[bool] = False
 
     members: Annotated[int, Field(ge=1)] | None = None
+    draw: Literal["half", "coin"] = "half"
 
     def prepare(self, graph: Graph, rng: Rng) -> tuple[Graph, Secret | None]:
         """The graph with a freshly drawn training set, and who is in it."""
         if graph.split is None:
             raise ValueError(f"game 'membership' needs a split, found none in {graph.name!r}")
-        pool = torch.cat([graph.split.train, graph.split.test]).numpy()
+        pool = torch.cat([graph.split.train, graph.split.test])
+        if graph.y is not None and graph.task == "classification":
+            pool = pool[graph.y[pool] >= 0]  # nobody trains on a node without a label
         count = min(self.members or len(graph.split.train), len(pool) // 2)
         if count < 1:
             raise ValueError("game 'membership' needs at least 2 nodes in train and test, "
                              f"found {len(pool)}")  # fmt: skip
-        order = rng.numpy().permutation(pool)
-        members, others = order[:count], order[count:]
-        split = Split.of(np.sort(members), graph.split.val, np.sort(others))
-        question = np.concatenate([members, others[:count]])
-        answer = np.repeat([1, 0], [count, count])
+        generator = rng.numpy()
+        order = generator.permutation(pool.numpy())
+        question = np.sort(order[: 2 * count])
+        answer = np.isin(question, order[:count])
+        if self.draw == "coin":
+            answer = generator.random(2 * count) < 0.5
+        members = question[answer]
+        others = np.setdiff1d(order, members)
+        split = Split.of(members, graph.split.val, others)
         return (
             graph.replace(split=split),
-            Secret("membership", torch.from_numpy(question), torch.from_numpy(answer)),
+            Secret("membership", torch.from_numpy(question), torch.from_numpy(answer).long()),
         )
 
 

@@ -58,6 +58,35 @@ def test_membership(graph: Graph) -> None:
     pool = torch.cat([graph.split.train, graph.split.test])
     assert torch.cat([known.split.train, known.split.test]).sort().values.equal(pool.sort().values)
     assert known.y is graph.y
+    assert (secret.question.diff() > 0).all()  # the order tells nothing
+
+
+def test_membership_by_coins() -> None:
+    graph = tiny_graphs()["blocks"]
+    drawn = []
+    for seed in range(20):
+        game = {"name": "membership", "draw": "coin"}
+        known, secret = graphsec.play(game, graph, seed=seed)
+        assert secret is not None
+        assert known.split is not None
+        members = secret.question[secret.answer == 1]
+        assert torch.equal(members, known.split.train)
+        assert len(secret.question) == 60
+        drawn.append(len(members))
+    assert len(set(drawn)) > 3
+    assert 26 < sum(drawn) / 20 < 34  # 30, standard error .87
+
+
+def test_nobody_asks_about_nodes_without_a_label() -> None:
+    graph = tiny_graphs()["blocks"]
+    assert graph.y is not None
+    y = graph.y.clone()
+    y[::3] = -1
+    known, secret = graphsec.play("membership", graph.replace(y=y))
+    assert secret is not None
+    assert known.split is not None
+    assert (y[secret.question] >= 0).all()
+    assert (y[known.split.train] >= 0).all()
 
 
 def test_membership_of_a_given_size() -> None:
