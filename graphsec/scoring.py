@@ -10,6 +10,7 @@ from graphsec.metrics import (
     Curve,
     Metric,
     accuracy,
+    auc_by_degree,
     certified_ratio,
     hits,
     macro_f1,
@@ -77,6 +78,12 @@ def score(
         if not torch.equal(asked, secret.question):
             raise ValueError("the outcome must answer the secret's question, in its order")
         numbers.update(ranking_metrics(outcome.scores, secret.answer))
+    if isinstance(outcome, MemberScores) and secret is not None:
+        groups = auc_by_degree(outcome.scores, secret.answer, graph.degree[outcome.nodes])
+        if groups:
+            worst = max(group.auc.mean for group in groups)
+            label = "attack AUC in the worst decile of degrees"
+            numbers["worst_decile_auc"] = Metric(worst, False, 0, 1, label)
     return numbers
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from graphsec.metrics.base import Curve, Metric
-from graphsec.metrics.privacy import ranking_metrics, roc_curve
+from graphsec.metrics.privacy import (
+    DegreeGroup,
+    auc_by_degree,
+    auc_interval,
+    ranking_metrics,
+    roc_curve,
+)
 from graphsec.metrics.ranking import hit_rate, hits, ndcg, recall, recommendation_metrics
 from graphsec.metrics.robustness import certified_ratio, relative_area
 from graphsec.metrics.utility import accuracy, expected_calibration_error, macro_f1, r_squared
 
 __all__ = [
     "Curve",
+    "DegreeGroup",
     "Metric",
     "accuracy",
+    "auc_by_degree",
+    "auc_interval",
     "certified_ratio",
     "expected_calibration_error",
     "hit_rate",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from sklearn import metrics as sk
 
 from graphsec.metrics import (
     accuracy,
+    auc_by_degree,
+    auc_interval,
     expected_calibration_error,
     macro_f1,
     r_squared,
@@ -118,3 +122,51 @@ def test_relative_area_refuses(
 ) -> None:
     with pytest.raises(ValueError, match=named):
         relative_area(budgets, accuracies, floor)
+
+
+@given(seed=st.integers(0, 10_000), ties=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_auc_interval_is_around_sklearns(seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.r_[0, 1, rng.integers(0, 2, 60)])
+    scores = rng.normal(size=62) + truth
+    scores = np.round(scores) if ties else scores
+    pair = torch.from_numpy(scores), torch.from_numpy(truth)
+    found = auc_interval(*pair, rng, resamples=100)
+    assert found.mean == pytest.approx(sk.roc_auc_score(truth, scores))
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 <= found.low <= found.mean <= found.high <= 1
+    assert auc_interval(*pair, None).low is None
+
+
+def test_auc_by_degree_finds_where_it_leaks() -> None:
+    rng = np.random.default_rng(0)
+    degree = rng.permutation(np.repeat(np.arange(1, 101), 20))
+    truth = rng.integers(0, 2, 2000)
+    scores = rng.normal(size=2000) + 2.0 * truth * (degree <= 10)
+    numbers = torch.from_numpy(scores), torch.from_numpy(truth), torch.from_numpy(degree)
+    groups = auc_by_degree(*numbers, rng, resamples=100)
+    assert len(groups) == 10
+    assert sum(group.positives + group.negatives for group in groups) == 2000
+    assert (groups[0].low, groups[-1].high) == (1, 100)
+    for before, after in pairwise(groups):
+        assert before.high < after.low
+    first, *rest = (group.auc for group in groups)
+    assert first.low is not None
+    assert first.low > 0.8
+    assert all(interval.mean < 0.65 for interval in rest)
+    same = (torch.from_numpy(degree) >= groups[3].low) & (
+        torch.from_numpy(degree) <= groups[3].high
+    )
+    wanted = sk.roc_auc_score(truth[same.numpy()], scores[same.numpy()])
+    assert groups[3].auc.mean == pytest.approx(wanted)
+
+
+def test_groups_of_degree_are_never_too_small() -> None:
+    truth = torch.tensor([0, 1] * 60)
+    degree = torch.tensor([1] * 70 + [2] * 30 + [9] * 20)
+    groups = auc_by_degree(torch.rand(120), truth, degree)
+    assert [(g.low, g.high, g.positives) for g in groups] == [(1, 1, 35), (2, 9, 25)]
+    assert all(group.auc.low is None for group in groups)
+    assert auc_by_degree(torch.rand(30), truth[:30], degree[:30]) == []
