@@ -30,6 +30,7 @@ from graphsec.attacks.adversarial import (
 from graphsec.attacks.base import Attack
 from graphsec.attacks.inference import hogwild
 from graphsec.attacks.links import stealing
+from graphsec.attacks.membership import confidence, lira, rmia, shadow_mlp
 from graphsec.attacks.poisoning import meta_pgd, meta_prbcd, metattack
 from graphsec.attacks.reconstruction import chain_inversion, graphmi, mc_gra, similarity
 
@@ -37,6 +38,7 @@ __all__ = [
     "Attack",
     "brute_force",
     "chain_inversion",
+    "confidence",
     "degree",
     "dice",
     "feature_pgd",
@@ -46,6 +48,7 @@ __all__ = [
     "graphmi",
     "grbcd",
     "hogwild",
+    "lira",
     "local_prbcd",
     "lrbcd",
     "mc_gra",
@@ -60,8 +63,10 @@ __all__ = [
     "random",
     "random_features",
     "random_injection",
+    "rmia",
     "sga",
     "similarity",
+    "shadow_mlp",
     "stealing",
     "tdgia",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,7 +49,25 @@ def small_graphs() -> dict[str, Graph]:
     return {name: graph for name, graph in tiny_graphs().items() if name != "blocks"}
 
 
+def noise_graphs() -> dict[str, Graph]:
+    """Graphs whose features tell nothing: what a model knows of labels it has memorised."""
+    rng = np.random.default_rng(0)
+    graphs = {}
+    for name, graph in tiny_graphs().items():
+        noise = torch.from_numpy(rng.normal(size=(graph.num_nodes, 40))).float()
+        graphs[name] = graph.replace(x=noise.relu().to_sparse_csr() if name == "karate" else noise)
+    return graphs
+
+
+# Membership of nodes in the training of a victim without dropout or decay.
+MEMBERS = {
+    "graphs": noise_graphs,
+    "model": {"name": "gcn", "hidden": 16, "dropout": 0.0},
+    "training": {"epochs": 30, "weight_decay": 0.0},
+}
+
 OTHERS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("confidence", "lira", "rmia", "shadow-mlp"), MEMBERS),
     "brute-force": {
         "threat": {"budget": {"edges": 4}, "targets": (0, 7, 12, 30)},
         "graphs": small_graphs,
@@ -66,6 +85,7 @@ SPECS = {  # enough for tiny graphs
     "brute-force": {"name": "brute-force", "stop": True},
     "feature-pgd": {"name": "feature-pgd", "steps": 20},
     "feature-prbcd": {"name": "feature-prbcd", "steps": 15, "samples": 3},
+    "lira": {"name": "lira", "shadows": 4},
     "local-prbcd": {"name": "local-prbcd", "steps": 10},
     "lrbcd": {"name": "lrbcd", "steps": 15, "samples": 3},
     "pgd": {"name": "pgd", "steps": 15, "samples": 3},
@@ -74,6 +94,8 @@ SPECS = {  # enough for tiny graphs
     "meta-prbcd": {"name": "meta-prbcd", "inner_steps": 10, "steps": 8, "samples": 2},
     "metattack": {"name": "metattack", "inner_steps": 20},
     "query-search": {"name": "query-search", "steps": 60},
+    "rmia": {"name": "rmia", "shadows": 2},
+    "shadow-mlp": {"name": "shadow-mlp", "shadows": 2},
     "tdgia": {"name": "tdgia", "rounds": 2, "steps": 20},
 }
 

@@ -1,7 +1,7 @@
 """Four hard customers on the core, kept as contracts of what it must carry.
 
-LiRA through ``view.train``, one-step gradient leakage, adaptive Jaccard, and two parties with a
-transcript.
+LiRA (the attack of that name) through ``view.train``, one-step gradient leakage, adaptive Jaccard,
+and two parties with a transcript.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 import graphsec
 from graphsec.attacks import Attack
+from graphsec.attacks.membership.lira import LiRA
 from graphsec.defenses import Defense
 from graphsec.graph import Graph, Split
 from graphsec.models.base import Sizes
 from graphsec.ops import linear, propagate
-from graphsec.outcome import MemberScores, Perturbation, Reconstruction
+from graphsec.outcome import Perturbation, Reconstruction
 from graphsec.predict import Predictor
 from graphsec.registry import ATTACKS
 from graphsec.rng import Rng
@@ -30,57 +30,6 @@ from graphsec.threat import Access, AccessDenied, Threat, Timing, View
 from graphsec.train import Recipe, Release, Trace, loss_of
 
 # -- LiRA ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiRA(Attack):
-    """Likelihood ratio of in- and out-Gaussians of the logit-scaled confidence.
-
-    Source: Carlini et al., Membership Inference Attacks From First Principles, S&P 2022, alg. 1.
-    """
-
-    name: ClassVar[str] = "spike-lira"
-    game: ClassVar[str] = "membership"
-    timing: ClassVar[Timing] = "inference"
-
-    shadows: int = 8
-
-    @property
-    def needs(self) -> Access:
-        return (
-            Access.SCORES | Access.RECIPE | Access.FEATURES | Access.EDGES | Access.TRUE_LABELS
-        )  # fmt: skip
-
-    def run(self, view: View, rng: Rng) -> MemberScores:
-        nodes, graph = view.question, view.known
-        assert nodes is not None
-        assert graph.y is not None
-        y = graph.y[nodes]
-
-        def confidence(logits: Tensor) -> Tensor:
-            log_p = logits.double().log_softmax(1).gather(1, y.unsqueeze(1)).squeeze(1)
-            return log_p - torch.log(-torch.expm1(log_p - 1e-9))
-
-        member, scores = [], []
-        for i in range(self.shadows):
-            half = torch.randperm(len(nodes), generator=rng["half"][i].torch())[: len(nodes) // 2]
-            inside = torch.zeros(len(nodes), dtype=torch.bool)
-            inside[half] = True
-            split = Split.of(nodes[inside], nodes[:0], nodes[~inside])
-            shadow = view.train(graph.replace(split=split), rng["shadow"][i])
-            member.append(inside)
-            scores.append(confidence(shadow.logits(graph, nodes)))
-        stacked, inside = torch.stack(scores), torch.stack(member).double()
-        mine = confidence(view.logits(nodes))
-
-        def log_density(mask: Tensor) -> Tensor:
-            count = mask.sum(0).clamp(min=1)
-            mean = (stacked * mask).sum(0) / count
-            # With few shadows one variance for all nodes is steadier (the paper, §VI-C).
-            variance = ((stacked - mean).square() * mask).sum() / mask.sum()
-            return -(mine - mean).square() / (2 * variance) - variance.log() / 2
-
-        return MemberScores(nodes=nodes, scores=log_density(inside) - log_density(1 - inside))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +49,7 @@ def test_lira_through_view_train(memorised: Graph) -> None:
     known, secret = graphsec.play("membership", memorised, seed=1)
     assert secret is not None
     victim = graphsec.fit(known, {"name": "mlp", "dropout": 0.0}, training=OVERFIT, seed=1)
-    out = graphsec.attack(LiRA(), victim, known, question=secret.question, seed=1)
+    out = graphsec.attack(LiRA(shadows=8), victim, known, question=secret.question, seed=1)
     assert float(graphsec.score(out, known, victim, secret=secret)["auc"]) > 0.55
 
 
@@ -108,16 +57,16 @@ def test_shadow_trainings_are_counted_and_cached(memorised: Graph) -> None:
     known, secret = graphsec.play("membership", memorised, seed=1)
     assert secret is not None
     victim = graphsec.fit(known, "mlp", training={"epochs": 3})
-    attack = LiRA(shadows=3)
+    attack = LiRA(shadows=4)
     threat = Threat().resolve(attack)
     view = threat.open(victim, known, Rng(0)["view"], question=secret.question)
     first = attack.run(view, Rng(0)["attack"])
-    assert (view.trainings, view.queries) == (3, len(secret.question))
+    assert (view.trainings, view.queries) == (4, len(secret.question))
     again = attack.run(view, Rng(0)["attack"])
-    assert view.trainings == 3
+    assert view.trainings == 4
     assert torch.equal(first.scores, again.scores)
     attack.run(view, Rng(1)["attack"])
-    assert view.trainings == 6
+    assert view.trainings == 8
 
 
 def test_members_are_not_in_the_view(memorised: Graph) -> None:

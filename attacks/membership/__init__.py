@@ -1,0 +1,1 @@
+"""Attacks on membership, one file a method."""
