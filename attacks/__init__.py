@@ -65,8 +65,8 @@ __all__ = [
     "random_injection",
     "rmia",
     "sga",
-    "similarity",
     "shadow_mlp",
+    "similarity",
     "stealing",
     "tdgia",
 ]

@@ -11,6 +11,8 @@ from graphsec.attacks.reconstruction._knowledge import check_size
 from graphsec.ops import Adj, Features
 from graphsec.threat import View
 
+Loss = Callable[[Tensor], Tensor]
+
 
 def gram(x: Tensor | Features) -> Tensor:
     """(n, n) X Xᵀ of dense or sparse features."""
@@ -45,9 +47,9 @@ class Relaxed:
         """Outputs of all layers on an adjacency, the logits last."""
         return self._victim.hidden(self._x, Adj.dense(a))
 
-    def gradient(self, loss: Callable[[Tensor], Tensor], a: Tensor) -> Tensor:
+    def gradient(self, loss: Loss, a: Tensor) -> Tensor:
         """Derivative of a loss by the one number of each pair; 0 on the diagonal."""
         leaf = a.detach().requires_grad_()
         (entry,) = torch.autograd.grad(loss(leaf), leaf)
         pair = entry + entry.T
-        return pair.nan_to_num_(0.0).fill_diagonal_(0.0)
+        return pair.fill_diagonal_(0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -12,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from graphsec.attacks.reconstruction._knowledge import Knowledge, Reconstruction, Source
-from graphsec.attacks.reconstruction._relaxed import Relaxed, gram
+from graphsec.attacks.reconstruction._relaxed import Loss, Relaxed, gram
 from graphsec.ops.dependence import alignment, cka, gaussian_kernel, hsic, information
 from graphsec.ops.similarity import pair_similarity
 from graphsec.registry import ATTACKS, Range
@@ -54,12 +53,12 @@ class MCGRA(Reconstruction):
     requires: ClassVar[tuple[Source, ...]] = ("features",)
 
     measure: Measure = "mse"
-    steps: Annotated[int, Field(ge=1), Range(50, 500)] = 100
-    lr: Annotated[float, Field(gt=0), Range(1e-3, 1, log=True)] = 0.05
+    steps: Annotated[int, Field(ge=1), Range(50, 500)] = 300
+    lr: Annotated[float, Field(gt=0), Range(1e-3, 1, log=True)] = 0.01
     match: Annotated[float, Field(ge=0), Range(0.01, 100, log=True)] = 1.0
-    prior: Annotated[float, Field(ge=0), Range(0.01, 100, log=True)] = 1.0
-    chain: Annotated[float, Field(ge=0), Range(0.01, 100, log=True)] = 1.0
-    label: Annotated[float, Field(ge=0), Range(0.01, 100, log=True)] = 1.0
+    prior: Annotated[float, Field(ge=0), Range(0.01, 100, log=True)] = 0.01
+    chain: Annotated[float, Field(ge=0), Range(0.01, 100, log=True)] = 0.01
+    label: Annotated[float, Field(ge=0), Range(0.01, 100, log=True)] = 0.1
     norm: Annotated[float, Field(ge=0), Range(1e-5, 1e-1, log=True)] = 1e-3
 
     @property
@@ -77,7 +76,7 @@ class MCGRA(Reconstruction):
         alike = [pair_similarity(state, pairs, "cosine") for state in states]
         return [a[pairs[0], pairs[1]], *alike, *known.similarities(pairs)]
 
-    def _adam(self, relaxed: Relaxed, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    def _adam(self, relaxed: Relaxed, loss: Loss) -> Tensor:
         """(n, n) what Adam finds between 0 and 1, from a little weight everywhere."""
         a = relaxed.constant(0.01)
         mean, square = torch.zeros_like(a), torch.zeros_like(a)
@@ -89,7 +88,7 @@ class MCGRA(Reconstruction):
             a = a.addcdiv_(mean, scale, value=-self.lr / (1 - 0.9**step)).clamp_(0, 1)
         return a
 
-    def _loss(self, relaxed: Relaxed, known: Knowledge) -> Callable[[Tensor], Tensor]:
+    def _loss(self, relaxed: Relaxed, known: Knowledge) -> Loss:
         """What is minimised, as a function of the adjacency."""
         assert known.x is not None
         prior = _topology(self.measure, gram(known.x))
@@ -116,7 +115,7 @@ class MCGRA(Reconstruction):
 
         return loss
 
-    def _fixed(self, target: Tensor) -> Callable[[Tensor], Tensor]:
+    def _fixed(self, target: Tensor) -> Loss:
         """How far a state has to do with a known one, about 1 at best."""
         if self.measure == "mse":
             spread = target.var(0, correction=0).sum().clamp(min=1e-12) * len(target)
@@ -131,7 +130,7 @@ class MCGRA(Reconstruction):
         return lambda state: information(kernel, gaussian_kernel(state)) / most
 
 
-def _topology(measure: Measure, kernel: Tensor) -> Callable[[Tensor], Tensor]:
+def _topology(measure: Measure, kernel: Tensor) -> Loss:
     """How far an adjacency, as a kernel of its own, has to do with a kernel (n, n) of the nodes."""
     if measure == "mse":
         size = kernel.square().sum().clamp(min=1e-12)
