@@ -75,7 +75,7 @@ class GraphMI(Reconstruction):
         y, alike = known.y[labelled], gram(known.x)
 
         def rough(a: Tensor) -> Tensor:
-            right = F.cross_entropy(relaxed.states(a)[-1][labelled], y)
-            return right + self.norm * a.norm() / 2**0.5  # each pair stands in a twice
+            wrong: Tensor = F.cross_entropy(relaxed.states(a)[-1][labelled], y)
+            return wrong + self.norm * a.norm() / 2**0.5  # each pair stands in a twice
 
         return rough, lambda a: rough(a) + self.smooth * smoothness(a, alike)

@@ -55,8 +55,8 @@ def test_a_step_is_twenty_times_faster_than_the_released_style() -> None:
     pairs = 0.01 * torch.rand(len(row), generator=generator)
     a = torch.zeros(N, N).index_put((row, col), pairs)
     a = a + a.T
-    weight = [w.detach() for w in victim.model.weight]  # type: ignore[union-attr, operator]
-    bias = [b.detach() for b in victim.model.bias]  # type: ignore[union-attr, operator]
+    weight = [w.detach() for w in victim.model.weight]  # type: ignore[union-attr]
+    bias = [b.detach() for b in victim.model.bias]  # type: ignore[union-attr]
 
     def released() -> tuple[Tensor, Tensor]:
         leaf = pairs.clone().requires_grad_()

@@ -156,7 +156,9 @@ def test_a_sample_of_pairs_is_uniform(directed: bool) -> None:
 
 
 def test_a_matrix_entry_may_say_what_is_asked() -> None:
-    attacks = ["pair-similarity", {"name": "pair-similarity", "game": {"ask": "all"}}]
+    attacks: list[Any] = [
+        "pair-similarity", {"name": "pair-similarity", "game": {"ask": "all"}},
+    ]  # fmt: skip
     cells = graphsec.Matrix(datasets=["karate"], attacks=attacks, mlp_line=False).cells()
     assert [cell.parts.game.spec()["ask"] for cell in cells] == ["balanced", "all"]
     assert cells[0].row == cells[1].row
@@ -189,9 +191,9 @@ def test_what_is_known_is_what_is_asked_for() -> None:
     for knows, needed in names.items():
         attack = ATTACKS.build({"name": "pair-similarity", "knows": list(knows)})
         assert set(attack.needs.names) == needed
-    for name, knows in (("mc-gra", ["labels"]), ("chain-inversion", ["features", "labels"])):
+    for name, few in (("mc-gra", ["labels"]), ("chain-inversion", ["features", "labels"])):
         with pytest.raises(SpecError, match="knows must hold"):
-            ATTACKS.build({"name": name, "knows": knows})
+            ATTACKS.build({"name": name, "knows": few})
 
 
 @pytest.mark.parametrize("measure", ["hsic", "cka", "kde", "mse"])
