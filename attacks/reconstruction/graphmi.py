@@ -76,6 +76,7 @@ class GraphMI(Reconstruction):
 
         def rough(a: Tensor) -> Tensor:
             wrong: Tensor = F.cross_entropy(relaxed.states(a)[-1][labelled], y)
-            return wrong + self.norm * a.norm() / 2**0.5  # each pair stands in a twice
+            size: Tensor = a.norm() / 2**0.5  # each pair stands in a twice
+            return wrong + self.norm * size
 
         return rough, lambda a: rough(a) + self.smooth * smoothness(a, alike)
