@@ -29,7 +29,7 @@ from graphsec.attacks.adversarial import (
 )
 from graphsec.attacks.base import Attack
 from graphsec.attacks.inference import hogwild
-from graphsec.attacks.links import stealing
+from graphsec.attacks.links import linkteller, stealing
 from graphsec.attacks.membership import confidence, lira, rmia, shadow_mlp
 from graphsec.attacks.poisoning import meta_pgd, meta_prbcd, metattack
 from graphsec.attacks.reconstruction import chain_inversion, graphmi, mc_gra, similarity
@@ -48,6 +48,7 @@ __all__ = [
     "graphmi",
     "grbcd",
     "hogwild",
+    "linkteller",
     "lira",
     "local_prbcd",
     "lrbcd",

@@ -14,7 +14,10 @@ import graphsec
 import graphsec.outcome
 from graphsec.attacks.links import stealing
 from graphsec.attacks.links.stealing import Distance, distances, ranked
+from graphsec.registry import ATTACKS
+from graphsec.rng import Rng
 from graphsec.testing import tiny_graphs
+from graphsec.threat import Threat
 
 
 @pytest.mark.parametrize("name", get_args(Distance))
@@ -62,3 +65,35 @@ def test_queries_are_the_nodes_in_question() -> None:
         graphsec.attack(
             "link-stealing", victim, graph, threat={"budget": {"queries": 3}}, question=question
         )
+
+
+# -- LinkTeller ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("layers", "hops"), [(1, 1), (2, 2)])
+def test_linkteller_feels_nothing_beyond_the_layers(layers: int, hops: int) -> None:
+    graph = tiny_graphs()["karate"]
+    victim = graphsec.fit(graph, {"name": "gcn", "layers": layers}, training={"epochs": 20})
+    outcome = graphsec.attack("linkteller", victim, graph)
+    reach = torch.linalg.matrix_power(
+        torch.from_numpy(graph.to_scipy().toarray()) + torch.eye(34), hops
+    )
+    near = reach[outcome.pairs[0], outcome.pairs[1]] > 0
+    assert not outcome.scores[~near].any()
+    assert (outcome.scores[near] > 0).float().mean() > 0.9
+
+
+def test_linkteller_counts_its_queries_and_ranks_edges_first() -> None:
+    graph = tiny_graphs()["blocks"]
+    known, secret = graphsec.play({"name": "links", "pairs": 40}, graph, seed=0)
+    assert secret is not None
+    victim = graphsec.fit(known, {"name": "gcn", "hidden": 16}, training={"epochs": 20})
+    threat = Threat.of({}).resolve(ATTACKS.build("linkteller"))
+    view = threat.open(victim, known, Rng(0)["view"], question=secret.question)
+    outcome = ATTACKS.build("linkteller").run(view, Rng(0))
+    asked = len(set(secret.question.ravel().tolist()))
+    assert view.queries == asked * (asked + 1)
+    numbers = graphsec.score(outcome, known, victim, secret=secret)
+    plain = graphsec.attack("link-stealing", victim, known, question=secret.question)
+    assert float(numbers["auc"]) > 0.9
+    assert float(numbers["auc"]) > float(graphsec.score(plain, known, victim, secret=secret)["auc"])
