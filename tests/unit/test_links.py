@@ -75,6 +75,7 @@ def test_linkteller_feels_nothing_beyond_the_layers(layers: int, hops: int) -> N
     graph = tiny_graphs()["karate"]
     victim = graphsec.fit(graph, {"name": "gcn", "layers": layers}, training={"epochs": 20})
     outcome = graphsec.attack("linkteller", victim, graph)
+    assert isinstance(outcome, graphsec.outcome.LinkScores)
     reach = torch.linalg.matrix_power(
         torch.from_numpy(graph.to_scipy().toarray()) + torch.eye(34), hops
     )
