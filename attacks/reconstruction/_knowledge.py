@@ -80,6 +80,8 @@ class Reconstruction(Attack):
     Attributes:
         knows: What of the victim and its graph the attacker knows: "features" of nodes, "hidden"
             states of the model on the true graph, its "outputs" there, true "labels" of all nodes.
+            Who knows hidden states takes the last of them for the outputs, so that a defense that
+            blurs the scores shown to others is passed by.
     """
 
     game = "links"
@@ -103,15 +105,20 @@ class Reconstruction(Attack):
         """Access to each thing known."""
         needed = Access.NONE
         for source in self.knows:
-            needed |= ACCESS[source]
+            if source != "outputs" or "hidden" not in self.knows:
+                needed |= ACCESS[source]
         return needed
 
     def known(self, view: View) -> Knowledge:
         """All that the attacker knows, asked for once."""
+        states = view.hidden() if "hidden" in self.knows else []
+        logits = None
+        if "outputs" in self.knows:
+            logits = states[-1] if states else view.logits()
         return Knowledge(
             x=inputs(view.known) if "features" in self.knows else None,
-            hidden=tuple(view.hidden()[:-1]) if "hidden" in self.knows else (),
-            logits=view.logits() if "outputs" in self.knows else None,
+            hidden=tuple(states[:-1]),
+            logits=logits,
             y=view.known.y if "labels" in self.knows else None,
         )
 
