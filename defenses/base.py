@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -22,10 +22,11 @@ from graphsec.train import fit as train_model
 class Defense(Component):
     """Base of all defenses; a method overrides one or two of the hooks.
 
-    The hooks, in the order in which they run: ``sanitise`` the graph, ``build`` the model,
-    ``train`` it, ``release`` what leaves the trainer.
+    The hooks, in the order in which they run: what is ``drawn`` once, ``sanitise`` the graph,
+    ``build`` the model, ``train`` it, ``release`` what leaves the trainer, ``present`` the answers.
 
     Attributes:
+        draws: Whether ``drawn`` draws something that answers depend on and that is secret.
         filters: Whether ``allows`` can refuse pairs.
         certified: What each column of ``certify`` counts; empty where nothing is certified.
         tasks: Tasks whose graphs it can defend.
@@ -34,10 +35,15 @@ class Defense(Component):
     kind: ClassVar[str] = "defense"
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    draws: ClassVar[bool] = False
     filters: ClassVar[bool] = False
     certified: ClassVar[tuple[str, ...]] = ()
 
     # -- hooks --------------------------------------------------------------------------------
+
+    def drawn(self, graph: Graph, rng: Rng) -> Defense:
+        """This defense with what it draws once for a training on ``graph``; itself if nothing."""
+        return self
 
     def sanitise(
         self, x: Tensor | Features, adj: Adj, how: How = "exact"
@@ -57,6 +63,10 @@ class Defense(Component):
     def release(self, gradients: list[Tensor]) -> list[Tensor]:
         """Gradients as they leave the trainer, and as they are used."""
         return gradients
+
+    def present(self, logits: Tensor) -> Tensor:
+        """Logits (k, classes) as they are shown to who asks; hidden states and weights are not."""
+        return logits
 
     def allows(self, graph: Graph, pairs: Tensor) -> Tensor | None:
         """(k,) which pairs sanitising could keep as edges; None allows all."""
@@ -87,6 +97,7 @@ class Defense(Component):
         return Predictor(
             model,
             sanitise=self.sanitise,
+            present=self.present,
             origin=Origin(recipe, self),
             allowed=self._allowed if self.filters else None,
         )
@@ -113,13 +124,14 @@ class Defense(Component):
             runtime: Where and how fast to compute; never what.
             on_epoch: Called after each epoch; returning True stops (pruners).
         """
+        ready = self.drawn(graph, rng["drawn"])
         with rng["init"].scope():
-            predictor = self.predictor(recipe, Sizes.of(graph))
+            predictor = ready.predictor(recipe, Sizes.of(graph))
         predictor.model.to(graph.indptr.device)  # drawn on the CPU: the same start everywhere
-        x, adj = self.sanitise(inputs(graph), graph.adj, "exact")
-        trace = self.train(predictor.model, graph, recipe, rng["train"], x, adj, on_epoch)
+        x, adj = ready.sanitise(inputs(graph), graph.adj, "exact")
+        trace = ready.train(predictor.model, graph, recipe, rng["train"], x, adj, on_epoch)
         predictor.trace = trace
-        predictor.privacy = self.statement(graph, recipe, trace)
+        predictor.privacy = ready.statement(graph, recipe, trace)
         return predictor
 
     def train(
@@ -149,6 +161,9 @@ class Defense(Component):
 class Compose(Defense):
     """Several defenses, applied left to right; at most one may train in a way of its own.
 
+    One that draws a noisy graph must come first: the others work on what it gives. A composition
+    makes no privacy statement.
+
     Source: a convenience of this project, not a method of the literature.
 
     Attributes:
@@ -163,10 +178,29 @@ class Compose(Defense):
         if len(self._trainers) > 1:
             names = ", ".join(repr(part.name) for part in self._trainers)
             raise SpecError(f"defense 'compose': one part may train its own way, got {names}")
+        for part in self.parts[1:]:
+            if part.draws:
+                raise SpecError(f"defense 'compose': {part.name!r} must be the first part")
 
     @property
     def _trainers(self) -> list[Defense]:
         return [part for part in self.parts if type(part).train is not Defense.train]
+
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        """Whether the first part does."""
+        return any(part.draws for part in self.parts)
+
+    def drawn(self, graph: Graph, rng: Rng) -> Defense:
+        """With the first part drawn, which is the only one that may."""
+        parts = tuple(part.drawn(graph, rng) for part in self.parts)
+        return replace(self, parts=parts)
+
+    def present(self, logits: Tensor) -> Tensor:
+        """Every part's presentation in turn."""
+        for part in self.parts:
+            logits = part.present(logits)
+        return logits
 
     def sanitise(
         self, x: Tensor | Features, adj: Adj, how: How = "exact"

@@ -66,6 +66,10 @@ class Origin:
         return {**self.recipe.spec(), "defense": self.defense.spec()}
 
 
+def _as_is(logits: Tensor) -> Tensor:
+    return logits
+
+
 def _nothing(x: Tensor | Features, adj: Adj, how: How = "exact") -> tuple[Tensor | Features, Adj]:
     return x, adj
 
@@ -76,6 +80,8 @@ class Predictor:
     Args:
         model: The module, in evaluation mode.
         sanitise: The defense's preprocessing; rerun on every graph, attacked ones too.
+        present: What the defense does to the logits (k, classes) of answers, and to them alone:
+            ``forward``, ``hidden`` and the model are past it.
         origin: Recipe and defense it came from, None for a foreign model.
         how: How preprocessing is run: exactly, relaxed to be differentiable, or bypassed.
         privacy: What is promised, if anything.
@@ -88,6 +94,7 @@ class Predictor:
         model: GNN,
         *,
         sanitise: Sanitiser = _nothing,
+        present: Callable[[Tensor], Tensor] = _as_is,
         origin: Origin | None = None,
         how: How = "exact",
         privacy: PrivacyStatement | None = None,
@@ -96,6 +103,7 @@ class Predictor:
     ) -> None:
         self.model = model.eval()
         self.sanitise = sanitise
+        self.present = present
         self.origin = origin
         self.how: How = how
         self.privacy = privacy
@@ -127,15 +135,15 @@ class Predictor:
 
     @torch.no_grad()
     def answer(self, x: Tensor | Features, adj: Adj) -> Tensor:
-        """Logits (n, classes) as the predictor gives them, on each node's subgraph if it has one.
+        """Logits (n, classes) as the predictor shows them, on each node's subgraph if it has one.
 
         The subgraphs are drawn from the sanitised adjacency that is asked about.
         """
         if self.sampler is None:
-            return self.forward(x, adj)
+            return self.present(self.forward(x, adj))
         x, adj = self.sanitise(x, adj, self.how)
         scopes = self.sampler.scopes(adj, torch.arange(adj.num_nodes))
-        return self.sampler.answers(self.model, x, scopes)
+        return self.present(self.sampler.answers(self.model, x, scopes))
 
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
         """Outputs of all layers on the whole graph, the logits last."""
@@ -150,7 +158,7 @@ class Predictor:
         """
         known = self._logits.get(graph)
         if known is None and nodes is not None and self.model.capabilities.alone:
-            return self.forward(inputs(graph), graph.adj, nodes)
+            return self.present(self.forward(inputs(graph), graph.adj, nodes))
         if known is None:
             known = self.answer(inputs(graph), graph.adj)
             self._logits[graph] = known
@@ -230,7 +238,8 @@ class Predictor:
     def relaxed(self, how: How = "exact") -> Predictor:
         """The same predictor with its preprocessing run another way, for adaptive attackers.
 
-        It carries no trace: what training released is another access than the weights.
+        It carries no trace: what training released is another access than the weights. Its answers
+        are the model's own: who has the weights needs no presentation of them.
         """
         other = Predictor(
             self.model, sanitise=self.sanitise, origin=self.origin, how=how,
@@ -239,6 +248,14 @@ class Predictor:
         if how == "bypass":
             other._allowed = None
         return other
+
+    def public(self) -> Predictor:
+        """``relaxed("exact")`` without what its defense drew in secret at this training."""
+        if self.origin is None or not self.origin.defense.draws:
+            return self.relaxed("exact")
+        plain = DEFENSES.build(self.origin.defense.spec())
+        made: Predictor = plain.around(self.model, self.origin.recipe)
+        return made.relaxed("exact")
 
     @staticmethod
     def wrap(
@@ -264,10 +281,16 @@ class Predictor:
         """Write weights and origin to one file; returns its path.
 
         Raises:
-            TypeError: A wrapped model has no origin to build it from again.
+            TypeError: A wrapped model has no origin to build it from again, or the defense drew
+                something secret that must not lie beside the weights.
         """
         if self.origin is None:
             raise TypeError("a wrapped model can't be saved: save the module itself")
+        if self.origin.defense.draws:
+            raise TypeError(
+                f"a predictor behind {self.origin.defense.name!r} can't be saved: the noise of its "
+                "graph is secret; save model.state_dict()"
+            )
         sizes = getattr(self, "sizes", None)
         if sizes is None:
             raise TypeError("this predictor does not know the sizes it was built for")

@@ -35,27 +35,61 @@ def noisy(adj: Adj, p_add: float, p_del: float, rng: Rng) -> Adj:
     Raises:
         ValueError: Not a plain undirected adjacency.
     """
-    _check(adj)
-    n, device = adj.num_nodes, adj.csr.indices.device
-    entry, upper = adj._upper
-    edges = upper.cpu().numpy()
-    if adj.weight is not None:
-        edges = edges[(adj.weight[entry] != 0).cpu().numpy()]
+    edges, n = edge_keys(adj), adj.num_nodes
     appears = _appearing(n, p_add, rng)
     kept = edges[_uniform(edges, rng) >= p_del]
     keys = np.concatenate([kept, np.setdiff1d(appears, edges, assume_unique=True)])
+    if adj.block is None:
+        return _pattern(adj, keys)
+    pairs = adj.block.pairs.cpu().numpy()
+    codes = pairs.min(0) * n + pairs.max(0)
+    shows = np.isin(codes, appears) != (_uniform(codes, rng) >= p_del)
+    return _pattern(adj, keys, shows)
+
+
+def flipped(adj: Adj, keys: Keys) -> Adj:
+    """The pattern of an undirected adjacency with some pairs flipped; weights are dropped.
+
+    Candidate pairs are flips on top of these.
+
+    Args:
+        adj: Adjacency of a whole graph; entries of weight 0 are absent.
+        keys: (k,) distinct u · n + v, u < v, of the pairs.
+
+    Raises:
+        ValueError: Not a plain undirected adjacency.
+    """
+    edges = edge_keys(adj)
+    shows = None if adj.block is None else np.ones(adj.block.pairs.shape[1], bool)
+    return _pattern(adj, np.setxor1d(edges, keys, assume_unique=True), shows)
+
+
+def edge_keys(adj: Adj) -> Keys:
+    """Rising u · n + v, u < v, of the edges of an undirected adjacency whose weight is not 0.
+
+    Raises:
+        ValueError: Not a plain undirected adjacency.
+    """
+    _check(adj)
+    entry, upper = adj._upper
+    edges: Keys = upper.cpu().numpy()
+    if adj.weight is not None:
+        edges = edges[(adj.weight[entry] != 0).cpu().numpy()]
+    return edges
+
+
+def _pattern(adj: Adj, keys: Keys, shows: npt.NDArray[np.bool_] | None = None) -> Adj:
+    """Edges ``keys`` of weight 1, and of the candidate pairs those that show."""
+    n, device = adj.num_nodes, adj.csr.indices.device
     both = np.sort(np.concatenate([keys, keys % n * n + keys // n]))
     indptr = np.searchsorted(both, np.arange(n + 1, dtype=np.int64) * n)
     csr = CSR(torch.from_numpy(indptr).to(device), torch.from_numpy(both % n).to(device), n)
     made = replace(adj, csr=csr, weight=None, block=None)
-    if adj.block is None:
+    if adj.block is None or shows is None:
         return made
-    pairs = adj.block.pairs.cpu().numpy()
-    codes = pairs.min(0) * n + pairs.max(0)
-    shows = np.isin(codes, appears) != (_uniform(codes, rng) >= p_del)
     if adj.weight is not None:  # taking away an edge of weight 0 changes nothing
         absent = (adj.weight[adj.block.clean_edge.clamp(min=0)] == 0).cpu().numpy()
-        shows &= ~(absent & (adj.block.clean_edge >= 0).cpu().numpy())
+        shows = shows & ~(absent & (adj.block.clean_edge >= 0).cpu().numpy())
     chosen = torch.from_numpy(shows.nonzero()[0]).to(device)
     return made.with_block(adj.block.pairs[:, chosen], adj.block.weight[chosen])
 
@@ -74,13 +108,26 @@ def _check(adj: Adj) -> None:
 def _appearing(n: int, p: float, rng: Rng) -> Keys:
     """Rising keys u · n + v, u < v, of pairs that are each drawn with probability p."""
     generator = rng["add"].numpy()
-    total = n * (n - 1) // 2
-    count = generator.binomial(total, p)
-    drawn = generator.choice(total, count, replace=False, shuffle=False)
+    count = generator.binomial(n * (n - 1) // 2, p)
+    return np.sort(distinct_pairs(n, count, generator, shuffle=False))
+
+
+def distinct_pairs(
+    n: int, count: int, generator: np.random.Generator, *, shuffle: bool = True
+) -> Keys:
+    """(count,) u · n + v, u < v, of distinct pairs of n nodes, uniformly.
+
+    Args:
+        n: Number of nodes.
+        count: Number of pairs.
+        generator: What to draw from.
+        shuffle: Whether their order is random too.
+    """
+    drawn = generator.choice(n * (n - 1) // 2, count, replace=False, shuffle=shuffle)
     # All pairs, once each, lie on a circle: every start u with every step of up to half a round.
     u, step = drawn % n, drawn // n + 1
     v = (u + step) % n
-    keys: Keys = np.sort(np.minimum(u, v) * n + np.maximum(u, v))
+    keys: Keys = np.minimum(u, v) * n + np.maximum(u, v)
     return keys
 
 

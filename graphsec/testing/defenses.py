@@ -101,9 +101,15 @@ class DefenseContract(Contract):
 
     def test_save_and_load(self, graph: Graph, tmp_path: Path) -> None:
         """A loaded predictor gives the same logits, on attacked graphs too."""
+        made = self._fitted(graph)
+        if self.component.draws:  # what it drew is secret, and a file would give it away
+            try:
+                made.save(tmp_path / "model.pt")
+            except TypeError:
+                return
+            raise AssertionError("a predictor whose defense draws a secret was saved")
         if not self.saves:
             raise SkipTest("says that its predictors can't be saved")
-        made = self._fitted(graph)
         loaded = Predictor.load(made.save(tmp_path / "model.pt"))
         attacked = graph.flip(some_flips(graph))
         for each in (graph, attacked):
@@ -112,13 +118,14 @@ class DefenseContract(Contract):
     def test_sanitises_attacked_graphs(self, graph: Graph) -> None:
         """Evasion meets the defense's preprocessing of the attacked graph, not of the clean one."""
         made, flips = self._fitted(graph), some_flips(graph, 10)
+        defense = made.origin.defense if self.component.draws and made.origin else self.component
         made.logits(graph)  # an answer about the clean graph must not be reused
         attacked = graph.flip(flips)
-        x, adj = self.component.sanitise(x_of(attacked), attacked.adj)
+        x, adj = defense.sanitise(x_of(attacked), attacked.adj)
         with torch.no_grad():
             wanted = made.model(x, adj)
-        torch.testing.assert_close(made.logits(attacked), wanted)
-        assert not torch.equal(made.logits(attacked), made.logits(graph))
+            assert not torch.equal(wanted, made.forward(x_of(graph), graph.adj))
+        torch.testing.assert_close(made.logits(attacked), defense.present(wanted))
 
     def test_candidate_pairs_are_flips(self, graph: Graph) -> None:
         """Through the defense, candidate pairs at weight 1 give what the flipped graph gives."""
@@ -126,7 +133,8 @@ class DefenseContract(Contract):
         adj = graph.adj.with_block(flips, torch.ones(flips.shape[1]), symmetric=not graph.directed)
         with torch.no_grad():
             block = made.forward(x_of(graph), adj)
-        torch.testing.assert_close(block, made.logits(graph.flip(flips)), rtol=1e-4, atol=1e-4)
+            flipped = made.forward(x_of(graph), graph.flip(flips).adj)
+        torch.testing.assert_close(block, flipped, rtol=1e-4, atol=1e-4)
 
     def test_adaptive_attackers_can_differentiate(self, graph: Graph) -> None:
         """Every variant answers, with finite gradients in candidate pairs."""

@@ -220,13 +220,16 @@ class View:
 
         An adaptive attacker gets the victim with its defense inside; one that is not adaptive
         attacks an undefended model trained the same way, and transfers. When poisoning there is
-        no victim: a model trained on the known graph stands in for it.
+        no victim: a model trained on the known graph stands in for it. Noise that the defense drew
+        for its graph comes along only for who sees the edges (EDGES): it would give them away.
         """
         if self.threat.timing == "poisoning" or self._victim is None:
             return self.train(self.known, self._rng["surrogate"])
         self._require(Access.WEIGHTS, "view.model")
         if not self.threat.adaptive:
             return self.transfer()
+        if Access.EDGES not in self.threat.granted:
+            return self._trained_victim.public()
         return self._trained_victim.relaxed("exact")
 
     @property
