@@ -8,6 +8,7 @@ if __name__ != "graphsec.defenses":
 from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
+from graphsec.defenses.private import mc_gpb, noisy_graph, scores
 from graphsec.defenses.purify import gdc, jaccard, svd
 from graphsec.defenses.robust import (
     adversarial_training,
@@ -26,9 +27,12 @@ __all__ = [
     "gdc",
     "gnnguard",
     "jaccard",
+    "mc_gpb",
     "median",
+    "noisy_graph",
     "none",
     "prognn",
+    "scores",
     "smoothing",
     "soft_median",
     "soft_medoid",

@@ -24,6 +24,7 @@ SPECS = {
     },
     "compose": [GDC, "soft-median"],
     "gdc": GDC,
+    "mc-gpb": {"name": "mc-gpb", "beta": 0.1, "gamma": 0.01},
     "smoothing": {"name": "smoothing", "samples": 20},
     "svd": {"name": "svd", "rank": 8},
 }

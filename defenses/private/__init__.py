@@ -1,0 +1,1 @@
+"""Defenses of what a model was trained on: its edges, its members, its features."""
