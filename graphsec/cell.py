@@ -331,7 +331,7 @@ def _run(cell: Cell, cache: Cache) -> Record:
     with rng["scope"].scope():
         view = p.threat.open(
             None if poisoning else clean, known, rng["view"], question=question, origin=origin,
-            trained=cache.models,
+            trained=cache.models, examples=None if secret is None else secret.examples,
         )  # fmt: skip
         out = p.attack.run(view, rng["attack"])
     attacked = time.perf_counter() - start

@@ -23,11 +23,14 @@ class Secret:
         game: Name of the game.
         question: What attackers are asked about, and may know: pairs (2, k) or nodes (k,).
         answer: The truth about each, never shown to an attacker.
+        examples: (items, answers) that are not asked about and that attackers may be shown
+            (``view.examples``); None where the game reveals nothing.
     """
 
     game: str
     question: Tensor
     answer: Tensor
+    examples: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +71,13 @@ class Links(Game):
             an attacker; "all" asks about every pair, as whoever reconstructs a graph must answer.
         pairs: Most edges asked about ("balanced", default 10,000) or most pairs ("all", default
             20 million, of which a random sample is taken); all if there are fewer.
+        reveal: Share of the edges that are examples, with as many non-edges: their answers are
+            open to attackers who know a part of the graph, and they are not asked about.
     """
 
     ask: Literal["balanced", "all"] = "balanced"
     pairs: Annotated[int, Field(ge=1)] | None = None
+    reveal: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def prepare(self, graph: Graph, rng: Rng) -> tuple[Graph, Secret | None]:
         """The whole graph for the trainer; attackers see it without its edges."""
@@ -79,16 +85,25 @@ class Links(Game):
         edges = graph.pairs.numpy()
         if edges.shape[1] == 0:
             raise ValueError(f"game 'links' needs edges, found none in {graph.name!r}")
+        examples = self._examples(graph, rng["reveal"].numpy()) if self.reveal else None
+        shown = np.zeros((2, 0), np.int64) if examples is None else examples[0].numpy()
         if self.ask == "all":
             every = _every_pair(graph, self.pairs or 20_000_000, generator)
-            return graph, Secret("links", every, graph.has_edges(every).to(torch.int64))
-        count = min(self.pairs or 10_000, edges.shape[1])
-        positive = edges[:, generator.permutation(edges.shape[1])[:count]]
-        negative = _non_edges(graph, count, generator)
-        order = generator.permutation(count + negative.shape[1])
-        question = np.concatenate([positive, negative], axis=1)[:, order]
-        answer = np.repeat([1, 0], [count, negative.shape[1]])[order]
-        return graph, Secret("links", torch.from_numpy(question), torch.from_numpy(answer))
+            every = every[:, ~_among(every.numpy(), shown, graph.num_nodes)]
+            return graph, Secret("links", every, graph.has_edges(every).to(torch.int64), examples)
+        edges = edges[:, ~_among(edges, shown, graph.num_nodes)]
+        question, answer = _balanced(graph, edges, self.pairs or 10_000, generator, shown)
+        return graph, Secret("links", question, answer, examples)
+
+    def _examples(self, graph: Graph, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Pairs (2, k) and whether they are edges: at least one edge is shown, and one is not."""
+        count = max(1, round(self.reveal * graph.num_edges))
+        if count >= graph.num_edges:
+            raise ValueError(
+                f"game 'links': reveal = {self.reveal:g} leaves none of the {graph.num_edges} "
+                f"edges of {graph.name!r} to ask about"
+            )
+        return _balanced(graph, graph.pairs.numpy(), count, generator)
 
 
 @GAMES.register("membership")
@@ -138,6 +153,28 @@ class Membership(Game):
         )
 
 
+def _among(pairs: np.ndarray, others: np.ndarray, n: int) -> np.ndarray:
+    """(k,) which of the pairs (2, k) are among others."""
+    return np.isin(pairs[0] * n + pairs[1], others[0] * n + others[1])
+
+
+def _balanced(
+    graph: Graph,
+    edges: np.ndarray,
+    most: int,
+    generator: np.random.Generator,
+    without: np.ndarray | None = None,
+) -> tuple[Tensor, Tensor]:
+    """At most so many of the edges and as many non-edges, in random order, and which is which."""
+    count = min(most, edges.shape[1])
+    positive = edges[:, generator.permutation(edges.shape[1])[:count]]
+    negative = _non_edges(graph, count, generator, without)
+    order = generator.permutation(count + negative.shape[1])
+    pairs = np.concatenate([positive, negative], axis=1)[:, order]
+    answer = np.repeat([1, 0], [count, negative.shape[1]])[order]
+    return torch.from_numpy(pairs), torch.from_numpy(answer)
+
+
 def _every_pair(graph: Graph, most: int, generator: np.random.Generator) -> Tensor:
     """(2, k) all pairs of nodes in order, or a uniform sample of ``most`` of them."""
     n = graph.num_nodes
@@ -157,11 +194,15 @@ def _every_pair(graph: Graph, most: int, generator: np.random.Generator) -> Tens
     return torch.from_numpy(np.stack([found // n, found % n]))
 
 
-def _non_edges(graph: Graph, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Distinct pairs that are no edges, at most ``count``."""
+def _non_edges(
+    graph: Graph, count: int, generator: np.random.Generator, without: np.ndarray | None = None
+) -> np.ndarray:
+    """Distinct pairs that are neither edges nor among others, at most ``count``."""
     n = graph.num_nodes
     row, col = graph.edge_index.numpy()
     taken = row * n + col
+    if without is not None:
+        taken = np.concatenate([taken, without[0] * n + without[1]])
     found = np.zeros(0, np.int64)
     for _ in range(64):
         drawn = generator.integers(0, n, (2, 2 * count + 16))

@@ -71,6 +71,7 @@ def attack(
     *,
     threat: Mapping[str, Any] | Threat | None = None,
     question: Tensor | None = None,
+    examples: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
 ) -> Outcome:
     """Attack a predictor, and check the outcome against the threat.
@@ -81,6 +82,7 @@ def attack(
         graph: The known graph.
         threat: Fields of ``Threat``; the attack's least access is granted unless it says.
         question: Pairs or nodes asked about, from ``secret.question``.
+        examples: What the game reveals, from ``secret.examples``.
         seed: Seed of the attack.
 
     Raises:
@@ -101,7 +103,10 @@ def attack(
     resolved.budget.edge_count(graph)
     victim = None if resolved.timing == "poisoning" else predictor
     with rng["scope"].scope():
-        view = resolved.open(victim, graph, rng["view"], question=question, origin=predictor.origin)
+        view = resolved.open(
+            victim, graph, rng["view"], question=question, origin=predictor.origin,
+            examples=examples,
+        )  # fmt: skip
         outcome: Outcome = made.run(view, rng["attack"])
     resolved.check(outcome, graph, predictor, predictor, question=question)
     return outcome

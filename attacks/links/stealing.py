@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from graphsec.attacks.base import Attack
+from graphsec.attacks.reconstruction._knowledge import combined
+from graphsec.models.base import inputs
+from graphsec.ops import Features
+from graphsec.ops.similarity import pair_similarity
 from graphsec.outcome import LinkScores
-from graphsec.registry import ATTACKS
+from graphsec.registry import ATTACKS, SpecError
 from graphsec.rng import Rng
+from graphsec.sampling import take
 from graphsec.threat import Access, Timing, View
 
+Knowledge = Literal["features", "partial"]
 Distance = Literal[
     "cosine", "euclidean", "correlation", "chebyshev", "braycurtis", "canberra", "cityblock",
     "sqeuclidean",
 ]  # fmt: skip
 
 _ALL_PAIRS = 5_000  # nodes up to which every pair is scored when no question is asked
-_CHUNK = 131_072
+_TOGETHER = 65_536  # pairs that a classifier judges at once
+_CHUNK = 1_048_576  # entries of compared rows in memory at once
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -32,7 +39,8 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _braycurtis(a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).abs().sum(1) / (a + b).abs().sum(1)
+    size = (a + b).abs().sum(1)  # 0 of two empty rows, which are alike
+    return torch.where(size > 0, (a - b).abs().sum(1) / size.clamp(min=1e-300), 0.0)
 
 
 def _canberra(a: Tensor, b: Tensor) -> Tensor:
@@ -56,11 +64,11 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def distances(posteriors: Tensor, pairs: Tensor, name: Distance) -> Tensor:
-    """Distance between the posteriors of each pair, in memory linear in the pairs.
+def distances(values: Tensor, pairs: Tensor, name: Distance) -> Tensor:
+    """Distance between the rows of each pair, in memory linear in the pairs.
 
     Args:
-        posteriors: (n, classes) rows that are compared.
+        values: (n, d) rows that are compared: posteriors or features.
         pairs: (2, k) indices of rows.
         name: Which distance, as in ``scipy.spatial.distance``; a row without direction has
             cosine and correlation distance 1 to any other, where scipy gives NaN.
@@ -68,8 +76,8 @@ def distances(posteriors: Tensor, pairs: Tensor, name: Distance) -> Tensor:
     Returns:
         (k,) float64.
     """
-    rows = posteriors.double()
-    parts = torch.split(pairs, _CHUNK, 1)
+    rows = values.double()
+    parts = torch.split(pairs, max(1, _CHUNK // max(1, rows.shape[1])), 1)
     measure = DISTANCES[name]
     return torch.cat([measure(rows[part[0]], rows[part[1]]) for part in parts])
 
@@ -81,32 +89,84 @@ def ranked(values: Tensor) -> Tensor:
     return torch.from_numpy(mean[place] / len(values))
 
 
+def pair_features(posteriors: Tensor, x: Tensor | None, pairs: Tensor) -> Tensor:
+    """What a classifier of pairs sees; the same for (u, v) and (v, u).
+
+    The mean, product, difference and squared difference of the two posteriors, and of their
+    entropies; the eight distances of the posteriors, and of the features where they are known.
+
+    Args:
+        posteriors: (n, classes).
+        x: (n, d) dense features, None where they are not known.
+        pairs: (2, k) indices of rows.
+
+    Returns:
+        (k, 4 · classes + 12, and 8 more with features) float64.
+    """
+    p = posteriors.double()
+    entropy = -torch.xlogy(p, p).sum(1, keepdim=True)
+    columns = []
+    for rows in (p, entropy):
+        a, b = rows[pairs[0]], rows[pairs[1]]
+        columns += [(a + b) / 2, a * b, (a - b).abs(), (a - b).square()]
+    for values in (p, x):
+        if values is not None:
+            columns += [distances(values, pairs, name).unsqueeze(1) for name in DISTANCES]
+    return torch.cat(columns, 1)
+
+
+def classifier() -> Any:
+    """A regression that standardises its input by the pairs it learns from, and no others."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+
+
 @ATTACKS.register("link-stealing")
 @dataclass(frozen=True, kw_only=True)
 class LinkStealing(Attack):
     """Scores pairs by how near the victim's answers to their two nodes are.
 
-    The attacker knows neither features nor edges nor any labelled pair ("attack-0"): a pair
-    scores minus the distance of its posteriors. The combination takes, without fitting
-    anything, the mean over the eight distances of the pair's rank (0 to 1) among all pairs
-    asked about, so that no distance outweighs another by its scale.
+    An attacker who knows nothing more ("attack 0") fits nothing: a pair scores minus the distance
+    of its posteriors. The combination of distances is the mean over the eight of the pair's rank
+    (0 to 1) among all pairs asked about, so that none outweighs another by its scale. With the
+    nodes' features ("attack 2") Fisher's method joins that score with the cosine of the features.
+    With a part of the graph ("attack 3", and with the features "attack 6") a logistic regression
+    learns from the examples that the game reveals.
 
-    Source: He et al., Stealing Links from Graph Neural Networks, USENIX Security 2021, §4.2 and
-    the distances of its appendix; the unsupervised combination is ours.
+    Source: He et al., Stealing Links from Graph Neural Networks, USENIX Security 2021, §4 and the
+    distances of its appendix; knowledge and pair features from memory. The unsupervised
+    combinations are ours, and so is the regression, where the paper has a perceptron.
 
     Attributes:
-        distance: One of the eight distances, or "combined".
+        distance: One of the eight distances, or "combined"; a classifier sees all.
+        knows: What is known beside the posteriors: "features" of nodes, a "partial" graph.
     """
 
     game = "links"
     timing: ClassVar[Timing] = "inference"
 
     distance: Literal[Distance, "combined"] = "combined"
+    knows: tuple[Knowledge, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "partial" in self.knows and self.distance != "combined":
+            raise SpecError(
+                f"attack 'link-stealing': distance must be 'combined' where a classifier learns "
+                f"from examples (knows 'partial'), got {self.distance!r}"
+            )
 
     @property
     def needs(self) -> Access:
-        """The victim's scores for the nodes in question."""
-        return Access.SCORES
+        """The victim's scores for the nodes in question, and what is known beside them."""
+        return (
+            Access.SCORES
+            | (Access.FEATURES if "features" in self.knows else Access.NONE)
+            | (Access.PARTIAL_EDGES if "partial" in self.knows else Access.NONE)
+        )
 
     def run(self, view: View, rng: Rng) -> LinkScores:
         """A score for each pair asked about; all pairs of a small graph where none is asked."""
@@ -119,12 +179,38 @@ class LinkStealing(Attack):
                     f"{view.known.name!r} has {n}: pass question=secret.question"
                 )
             pairs = torch.triu_indices(n, n, 1)
+        if "partial" in self.knows:
+            return LinkScores(pairs=pairs, scores=self._learned(view, pairs))
         nodes, place = torch.unique(pairs, return_inverse=True)
-        posteriors = view.logits(nodes).softmax(1)
+        scores = self._unsupervised(view.logits(nodes).softmax(1), place)
+        if "features" in self.knows:
+            alike = pair_similarity(inputs(view.known), pairs, "cosine")
+            scores = combined([scores, alike])
+        return LinkScores(pairs=pairs, scores=scores)
+
+    def _unsupervised(self, posteriors: Tensor, pairs: Tensor) -> Tensor:
         if self.distance != "combined":
-            return LinkScores(pairs=pairs, scores=-distances(posteriors, place, self.distance))
+            return -distances(posteriors, pairs, self.distance)
         total = torch.zeros(pairs.shape[1], dtype=torch.float64)
         names: tuple[Distance, ...] = get_args(Distance)
         for name in names:
-            total += ranked(-distances(posteriors, place, name))
-        return LinkScores(pairs=pairs, scores=total / len(names))
+            total += ranked(-distances(posteriors, pairs, name))
+        return total / len(names)
+
+    def _learned(self, view: View, pairs: Tensor) -> Tensor:
+        examples, answers = view.examples
+        both = torch.cat([examples, pairs], 1)
+        nodes, place = torch.unique(both, return_inverse=True)
+        posteriors = view.logits(nodes).softmax(1)
+        x = _dense(take(inputs(view.known), nodes)) if "features" in self.knows else None
+        shown, asked = place[:, : examples.shape[1]], place[:, examples.shape[1] :]
+        learned = classifier().fit(pair_features(posteriors, x, shown).numpy(), answers.numpy())
+        parts = [
+            torch.from_numpy(learned.decision_function(pair_features(posteriors, x, part).numpy()))
+            for part in torch.split(asked, _TOGETHER, 1)
+        ]
+        return torch.cat(parts)
+
+
+def _dense(x: Tensor | Features) -> Tensor:
+    return x if isinstance(x, Tensor) and x.layout == torch.strided else x.to_dense()

@@ -67,6 +67,7 @@ class AttackContract(Contract):
         model: Model of the victim.
         training: Training of the victim.
         trivial: The attack that does the same at random.
+        game: Spec of the game; None is the attack's own.
         beats_random: Whether it must do more harm than the trivial one with the same budget (turn
             it off for a baseline, and for a poisoner that is tested elsewhere).
     """
@@ -75,6 +76,7 @@ class AttackContract(Contract):
     model: ClassVar[Mapping[str, Any]] = {"name": "gcn", "hidden": 16}
     training: ClassVar[Mapping[str, Any]] = TRAINING
     trivial: ClassVar[Any] = "random"
+    game: ClassVar[Any] = None
     beats_random: ClassVar[bool] = True
 
     @property
@@ -86,7 +88,7 @@ class AttackContract(Contract):
         return Cell(dataset=any_dataset(), attack=self.component.spec(), threat=self.threat)
 
     def _play(self, graph: Graph, seed: int = 0) -> tuple[Graph, Secret | None]:
-        played: tuple[Graph, Secret | None] = GAMES.build(self.component.game).prepare(
+        played: tuple[Graph, Secret | None] = GAMES.build(self.game or self.component.game).prepare(
             graph, Rng(seed)["game"]
         )
         return played
@@ -101,6 +103,7 @@ class AttackContract(Contract):
         return attack_verb(
             self.component if spec is None else spec, self._victim(known), known,
             threat={**self.threat, **threat}, question=question, seed=seed,
+            examples=None if secret is None else secret.examples,
         )  # fmt: skip
 
     def test_runs_under_its_declared_needs(self, graph: Graph) -> None:
@@ -130,13 +133,17 @@ class AttackContract(Contract):
         """Without a part of the graph that it declares, it fails or gives another outcome."""
         known, secret = self._play(graph)
         full = self._run(graph)
-        parts = Access.FEATURES | Access.EDGES | Access.TRUE_LABELS | Access.TRAIN_LABELS
+        parts = (
+            Access.FEATURES | Access.EDGES | Access.TRUE_LABELS | Access.TRAIN_LABELS
+            | Access.PARTIAL_EDGES
+        )  # fmt: skip
         for flag in self.component.needs & parts:
             access = tuple((self.component.needs & ~flag).names)
             threat = Threat.of({**self.threat, "access": access}).resolve(self.component)
             view = threat.open(
                 self._victim(known), known, Rng(0)["view"],
                 question=None if secret is None else secret.question,
+                examples=None if secret is None else secret.examples,
             )  # fmt: skip
             try:
                 outcome = self.component.run(view, Rng(0)["attack"])

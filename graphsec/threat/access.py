@@ -21,7 +21,8 @@ class Access(enum.Flag):
     """What an attacker may see or do.
 
     Parts of the graph: FEATURES, EDGES, TRAIN_LABELS, TRUE_LABELS (of every node), SPLIT (who
-    is in training), SENSITIVE, EDGE_COUNT. Of the victim: LABELS (predicted classes), SCORES
+    is in training), SENSITIVE, EDGE_COUNT, PARTIAL_EDGES (examples of edges and of non-edges,
+    where the game reveals some). Of the victim: LABELS (predicted classes), SCORES
     (logits), HIDDEN (states of the layers), WEIGHTS (and so gradients through the model),
     GRADIENTS (of training), TRANSCRIPT (messages between parties), QUERY_INPUT (queries with
     own features or edges), RECIPE (may train models the same way).
@@ -43,6 +44,7 @@ class Access(enum.Flag):
     TRANSCRIPT = enum.auto()
     QUERY_INPUT = enum.auto()
     RECIPE = enum.auto()
+    PARTIAL_EDGES = enum.auto()
 
     @staticmethod
     def of(names: Access | str | list[str] | tuple[str, ...]) -> Access:

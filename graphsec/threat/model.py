@@ -98,6 +98,7 @@ class Threat(Component):
         question: Tensor | None = None,
         origin: Origin | None = None,
         trained: dict[Any, Predictor] | None = None,
+        examples: tuple[Tensor, Tensor] | None = None,
     ) -> View:
         """The attacker's door to the victim.
 
@@ -109,8 +110,9 @@ class Threat(Component):
             origin: Recipe and defense to come, when there is no victim yet.
             trained: Models trained through earlier views, to be reused where the graph, recipe,
                 defense and stream are the same.
+            examples: What the game reveals: items that it does not ask about, and their answers.
         """
-        return View(self, victim, graph, rng, question, origin, trained)
+        return View(self, victim, graph, rng, question, origin, trained, examples)
 
     def target_nodes(self, graph: Graph) -> Tensor:
         """Indices of the targets."""

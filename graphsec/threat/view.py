@@ -38,12 +38,14 @@ class View:
         question: Tensor | None,
         origin: Origin | None,
         trained: dict[Any, Predictor] | None = None,
+        examples: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.threat = threat
         self.question = question
         self.queries = 0
         self.trainings = 0
         self._victim, self._graph, self._rng = victim, graph, rng
+        self._examples = examples
         self._origin = origin or (victim.origin if victim is not None else None)
         self._trained: dict[Any, Predictor] = {} if trained is None else trained
 
@@ -97,6 +99,21 @@ class View:
         if Access.EDGES not in self.threat.granted:
             self._require(Access.EDGE_COUNT, "view.num_edges")
         return self._graph.num_edges
+
+    @property
+    def examples(self) -> tuple[Tensor, Tensor]:
+        """Pairs (2, k) and whether each is an edge, 0 or 1 (PARTIAL_EDGES); never asked about.
+
+        Raises:
+            ValueError: The game reveals nothing.
+        """
+        self._require(Access.PARTIAL_EDGES, "view.examples")
+        if self._examples is None:
+            raise ValueError(
+                "view.examples: the game reveals nothing; set reveal of the game 'links', and "
+                "pass examples=secret.examples"
+            )
+        return self._examples
 
     @cached_property
     def targets(self) -> Tensor:

@@ -110,6 +110,24 @@ for _name in ATTACKS:
     globals()[_class] = type(_class, (AttackContract,), _fields)
 
 
+# What link stealing may know beside the posteriors.
+KNOWN: dict[str, tuple[str, ...]] = {
+    "features": ("features",),
+    "partial": ("partial",),
+    "both": ("features", "partial"),
+}
+for _name, _knows in KNOWN.items():
+    _class = f"Test_link_stealing_{_name}"
+    globals()[_class] = type(
+        _class,
+        (AttackContract,),
+        {
+            "spec": {"name": "link-stealing", "knows": _knows},
+            "game": {"name": "links", "reveal": 0.2},
+        },
+    )
+
+
 @pytest.fixture(scope="module", params=tiny_graphs().values(), ids=list(tiny_graphs()))
 def graph(request: pytest.FixtureRequest) -> Graph:
     made: Graph = request.param

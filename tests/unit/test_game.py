@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -33,6 +35,53 @@ def test_links(graph: Graph, pairs: int) -> None:
     again = graphsec.play({"name": "links", "pairs": pairs}, graph, seed=2)[1]
     assert again is not None
     assert torch.equal(again.question, secret.question)
+
+
+@GRAPHS
+@pytest.mark.parametrize("game", [{}, {"pairs": 7}, {"ask": "all"}, {"ask": "all", "pairs": 50}])
+@pytest.mark.parametrize("reveal", [0.001, 0.3, 0.9])
+def test_examples_are_never_in_question(graph: Graph, game: dict[str, Any], reveal: float) -> None:
+    _, secret = graphsec.play({"name": "links", "reveal": reveal, **game}, graph, seed=1)
+    assert secret is not None
+    assert secret.examples is not None
+    pairs, answers = secret.examples
+    edges = max(1, round(reveal * graph.num_edges))
+    assert (int(answers.sum()), len(answers)) == (edges, 2 * edges)
+    assert torch.equal(graph.has_edges(pairs), answers.bool())
+    assert torch.equal(graph.has_edges(secret.question), secret.answer.bool())
+    codes = torch.cat([pairs, secret.question], 1)
+    assert len(set(map(tuple, codes.T.tolist()))) == codes.shape[1]
+    left = graph.num_edges - edges
+    if game.get("ask") != "all":
+        assert int(secret.answer.sum()) == min(game.get("pairs", 10_000), left)
+    elif "pairs" not in game:
+        assert int(secret.answer.sum()) == left
+
+
+@GRAPHS
+@pytest.mark.parametrize("ask", ["balanced", "all"])
+def test_revealing_nothing_changes_nothing(graph: Graph, ask: str) -> None:
+    played = [
+        graphsec.play({"name": "links", "ask": ask, **more}, graph, seed=4)[1]
+        for more in ({}, {"reveal": 0})
+    ]
+    assert played[0] is not None
+    assert played[1] is not None
+    assert played[0].examples is played[1].examples is None
+    assert torch.equal(played[0].question, played[1].question)
+
+
+def test_the_question_is_that_of_version_1() -> None:
+    """The first pairs asked about for a seed, before the game could reveal anything."""
+    _, secret = graphsec.play("links", tiny_graphs()["karate"], seed=0)
+    assert secret is not None
+    assert secret.question[:, :4].tolist() == [[18, 18, 27, 8], [33, 19, 33, 23]]
+
+
+def test_something_must_be_left_to_ask_about() -> None:
+    graph = tiny_graphs()["karate"]
+    with pytest.raises(ValueError, match="leaves none of the 78 edges"):
+        graphsec.play({"name": "links", "reveal": 0.999}, graph)
 
 
 def test_links_of_a_dense_graph_asks_what_there_is() -> None:

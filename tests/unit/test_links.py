@@ -13,11 +13,11 @@ from scipy.stats import rankdata
 import graphsec
 import graphsec.outcome
 from graphsec.attacks.links import stealing
-from graphsec.attacks.links.stealing import Distance, distances, ranked
-from graphsec.registry import ATTACKS
+from graphsec.attacks.links.stealing import Distance, distances, pair_features, ranked
+from graphsec.registry import ATTACKS, SpecError
 from graphsec.rng import Rng
 from graphsec.testing import tiny_graphs
-from graphsec.threat import Threat
+from graphsec.threat import AccessDenied, Threat
 
 
 @pytest.mark.parametrize("name", get_args(Distance))
@@ -65,6 +65,76 @@ def test_queries_are_the_nodes_in_question() -> None:
         graphsec.attack(
             "link-stealing", victim, graph, threat={"budget": {"queries": 3}}, question=question
         )
+
+
+# -- more knowledge -----------------------------------------------------------------------------
+
+
+def test_empty_rows_are_alike_in_braycurtis() -> None:
+    rows = torch.tensor([[0.0, 0], [0, 0], [1, 0]])
+    found = distances(rows, torch.tensor([[0, 0], [1, 2]]), "braycurtis")
+    assert found.tolist() == [0, 1]
+
+
+def test_pair_features_know_no_direction() -> None:
+    rng = np.random.default_rng(0)
+    p, x = torch.from_numpy(rng.dirichlet(np.ones(3), 6)), torch.from_numpy(rng.random((6, 4)))
+    pairs = torch.triu_indices(6, 6, 1)
+    for known in (None, x):
+        seen = pair_features(p, known, pairs)
+        assert seen.shape == (15, 4 * 3 + 4 + (8 if known is None else 16))
+        assert torch.equal(seen, pair_features(p, known, pairs.flip(0)))
+    u, v = pairs
+    torch.testing.assert_close(seen[:, :3], (p[u] + p[v]) / 2)
+    mean_entropy = (-torch.xlogy(p, p).sum(1))[pairs].mean(0)
+    torch.testing.assert_close(seen[:, 12], mean_entropy)
+
+
+@pytest.mark.parametrize(
+    ("knows", "needs"),
+    [
+        ((), ["scores"]),
+        (("features",), ["features", "scores"]),
+        (("partial",), ["scores", "partial_edges"]),
+        (("features", "partial"), ["features", "scores", "partial_edges"]),
+    ],
+)
+def test_knowledge_needs_access(knows: tuple[str, ...], needs: list[str]) -> None:
+    assert ATTACKS.build({"name": "link-stealing", "knows": knows}).needs.names == needs
+
+
+def test_examples_are_for_who_may_see_them() -> None:
+    graph = tiny_graphs()["karate"]
+    examples = torch.tensor([[0], [1]]), torch.tensor([1])
+    seen = Threat(access=("partial_edges",)).open(None, graph, Rng(0), examples=examples)
+    assert seen.examples is examples
+    blind = Threat(access=("edges",)).open(None, graph, Rng(0), examples=examples)
+    with pytest.raises(AccessDenied, match="partial_edges"):
+        _ = blind.examples
+    nothing = Threat(access=("partial_edges",)).open(None, graph, Rng(0))
+    with pytest.raises(ValueError, match="reveals nothing"):
+        _ = nothing.examples
+
+
+def test_a_classifier_sees_all_distances() -> None:
+    with pytest.raises(SpecError, match="got 'cosine'"):
+        ATTACKS.build({"name": "link-stealing", "knows": ["partial"], "distance": "cosine"})
+
+
+def test_a_score_depends_on_its_pair_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classifier is scaled and trained on examples: other questions change no score."""
+    graph = tiny_graphs()["karate"]
+    victim = graphsec.fit(graph, {"name": "gcn", "hidden": 8}, training={"epochs": 20})
+    _, secret = graphsec.play({"name": "links", "reveal": 0.3}, graph)
+    assert secret is not None
+    spec = {"name": "link-stealing", "knows": ["features", "partial"]}
+    found = []
+    for question in (secret.question, secret.question[:, :9]):
+        outcome = graphsec.attack(spec, victim, graph, question=question, examples=secret.examples)
+        assert isinstance(outcome, graphsec.outcome.LinkScores)
+        found.append(outcome.scores)
+        monkeypatch.setattr(stealing, "_TOGETHER", 4)
+    torch.testing.assert_close(found[0][:9], found[1])
 
 
 # -- LinkTeller ---------------------------------------------------------------------------------
