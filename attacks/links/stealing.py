@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -12,16 +13,18 @@ from torch import Tensor
 
 from graphsec.attacks.base import Attack
 from graphsec.attacks.reconstruction._knowledge import combined
+from graphsec.game import Links
+from graphsec.graph import Graph
 from graphsec.models.base import inputs
 from graphsec.ops import Features
 from graphsec.ops.similarity import pair_similarity
 from graphsec.outcome import LinkScores
-from graphsec.registry import ATTACKS, SpecError
+from graphsec.registry import ATTACKS, DATASETS, SpecError
 from graphsec.rng import Rng
 from graphsec.sampling import take
 from graphsec.threat import Access, Timing, View
 
-Knowledge = Literal["features", "partial"]
+Knowledge = Literal["features", "partial", "shadow"]
 Distance = Literal[
     "cosine", "euclidean", "correlation", "chebyshev", "braycurtis", "canberra", "cityblock",
     "sqeuclidean",
@@ -89,7 +92,9 @@ def ranked(values: Tensor) -> Tensor:
     return torch.from_numpy(mean[place] / len(values))
 
 
-def pair_features(posteriors: Tensor, x: Tensor | None, pairs: Tensor) -> Tensor:
+def pair_features(
+    posteriors: Tensor, x: Tensor | None, pairs: Tensor, *, classes: bool = True
+) -> Tensor:
     """What a classifier of pairs sees; the same for (u, v) and (v, u).
 
     The mean, product, difference and squared difference of the two posteriors, and of their
@@ -99,19 +104,22 @@ def pair_features(posteriors: Tensor, x: Tensor | None, pairs: Tensor) -> Tensor
         posteriors: (n, classes).
         x: (n, d) dense features, None where they are not known.
         pairs: (2, k) indices of rows.
+        classes: Whether the posteriors' own columns are among them, which mean the same in graphs
+            of the same classes only.
 
     Returns:
-        (k, 4 · classes + 12, and 8 more with features) float64.
+        (k, 12, and 4 · classes with ``classes``, and 8 with features) float64.
     """
+    names: tuple[Distance, ...] = get_args(Distance)
     p = posteriors.double()
     entropy = -torch.xlogy(p, p).sum(1, keepdim=True)
     columns = []
-    for rows in (p, entropy):
+    for rows in (p, entropy) if classes else (entropy,):
         a, b = rows[pairs[0]], rows[pairs[1]]
         columns += [(a + b) / 2, a * b, (a - b).abs(), (a - b).square()]
     for values in (p, x):
         if values is not None:
-            columns += [distances(values, pairs, name).unsqueeze(1) for name in DISTANCES]
+            columns += [distances(values, pairs, name).unsqueeze(1) for name in names]
     return torch.cat(columns, 1)
 
 
@@ -134,7 +142,10 @@ class LinkStealing(Attack):
     (0 to 1) among all pairs asked about, so that none outweighs another by its scale. With the
     nodes' features ("attack 2") Fisher's method joins that score with the cosine of the features.
     With a part of the graph ("attack 3", and with the features "attack 6") a logistic regression
-    learns from the examples that the game reveals.
+    learns from the examples that the game reveals. With a shadow graph of the attacker's own
+    (attacks 1, 4, 5 and 7) it learns, too or only, from the pairs of that graph and the answers of
+    a model trained there as the victim was; it then sees what is comparable between graphs:
+    distances and entropies.
 
     Source: He et al., Stealing Links from Graph Neural Networks, USENIX Security 2021, §4 and the
     distances of its appendix; knowledge and pair features from memory. The unsupervised
@@ -142,7 +153,9 @@ class LinkStealing(Attack):
 
     Attributes:
         distance: One of the eight distances, or "combined"; a classifier sees all.
-        knows: What is known beside the posteriors: "features" of nodes, a "partial" graph.
+        knows: What is known beside the posteriors: "features" of nodes, a "partial" graph, or a
+            "shadow" graph.
+        shadow: Name or spec of the dataset that is the shadow graph.
     """
 
     game = "links"
@@ -150,14 +163,26 @@ class LinkStealing(Attack):
 
     distance: Literal[Distance, "combined"] = "combined"
     knows: tuple[Knowledge, ...] = ()
+    shadow: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "partial" in self.knows and self.distance != "combined":
+        if self._learns and self.distance != "combined":
             raise SpecError(
                 f"attack 'link-stealing': distance must be 'combined' where a classifier learns "
-                f"from examples (knows 'partial'), got {self.distance!r}"
+                f"(knows {', '.join(self.knows)}), got {self.distance!r}"
             )
+        if ("shadow" in self.knows) != (self.shadow is not None):
+            raise SpecError(
+                "attack 'link-stealing': shadow must name a dataset just where knows holds "
+                f"'shadow', got shadow = {self.shadow!r} and knows = {self.knows}"
+            )
+        if self.shadow is not None:
+            DATASETS.build(self.shadow)  # a wrong spec is found now
+
+    @property
+    def _learns(self) -> bool:
+        return "partial" in self.knows or "shadow" in self.knows
 
     @property
     def needs(self) -> Access:
@@ -166,6 +191,7 @@ class LinkStealing(Attack):
             Access.SCORES
             | (Access.FEATURES if "features" in self.knows else Access.NONE)
             | (Access.PARTIAL_EDGES if "partial" in self.knows else Access.NONE)
+            | (Access.RECIPE if "shadow" in self.knows else Access.NONE)
         )
 
     def run(self, view: View, rng: Rng) -> LinkScores:
@@ -179,8 +205,8 @@ class LinkStealing(Attack):
                     f"{view.known.name!r} has {n}: pass question=secret.question"
                 )
             pairs = torch.triu_indices(n, n, 1)
-        if "partial" in self.knows:
-            return LinkScores(pairs=pairs, scores=self._learned(view, pairs))
+        if self._learns:
+            return LinkScores(pairs=pairs, scores=self._learned(view, pairs, rng))
         nodes, place = torch.unique(pairs, return_inverse=True)
         scores = self._unsupervised(view.logits(nodes).softmax(1), place)
         if "features" in self.knows:
@@ -197,19 +223,34 @@ class LinkStealing(Attack):
             total += ranked(-distances(posteriors, pairs, name))
         return total / len(names)
 
-    def _learned(self, view: View, pairs: Tensor) -> Tensor:
-        examples, answers = view.examples
-        both = torch.cat([examples, pairs], 1)
-        nodes, place = torch.unique(both, return_inverse=True)
-        posteriors = view.logits(nodes).softmax(1)
-        x = _dense(take(inputs(view.known), nodes)) if "features" in self.knows else None
-        shown, asked = place[:, : examples.shape[1]], place[:, examples.shape[1] :]
-        learned = classifier().fit(pair_features(posteriors, x, shown).numpy(), answers.numpy())
-        parts = [
-            torch.from_numpy(learned.decision_function(pair_features(posteriors, x, part).numpy()))
-            for part in torch.split(asked, _TOGETHER, 1)
-        ]
-        return torch.cat(parts)
+    def _learned(self, view: View, pairs: Tensor, rng: Rng) -> Tensor:
+        none = (pairs[:, :0], torch.zeros(0, dtype=torch.int64))
+        shown, answers = view.examples if "partial" in self.knows else none
+        nodes, place = torch.unique(torch.cat([shown, pairs], 1), return_inverse=True)
+        here = self._seen(view.known, nodes, view.logits(nodes))
+        seen = [here(place[:, : shown.shape[1]])]
+        truth = [answers]
+        if self.shadow is not None:
+            graph: Graph = DATASETS.build(self.shadow).load(rng["shadow"])
+            _, secret = Links().prepare(graph, rng["pairs"])
+            assert secret is not None
+            model = view.train(graph, rng["model"])
+            seen.append(self._seen(graph, None, model.logits(graph))(secret.question))
+            truth.append(secret.answer)
+        learned = classifier().fit(torch.cat(seen).numpy(), torch.cat(truth).numpy())
+        asked = torch.split(place[:, shown.shape[1] :], _TOGETHER, 1)
+        scores = [learned.decision_function(here(part).numpy()) for part in asked]
+        return torch.from_numpy(np.concatenate(scores))
+
+    def _seen(
+        self, graph: Graph, nodes: Tensor | None, logits: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """Features of pairs of rows of the logits, which are those of the nodes (None: all)."""
+        x = None
+        if "features" in self.knows:
+            known = inputs(graph)
+            x = _dense(known if nodes is None else take(known, nodes))
+        return partial(pair_features, logits.softmax(1), x, classes=self.shadow is None)
 
 
 def _dense(x: Tensor | Features) -> Tensor:

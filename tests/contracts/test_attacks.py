@@ -111,10 +111,12 @@ for _name in ATTACKS:
 
 
 # What link stealing may know beside the posteriors.
+SHADOW = {"name": "dc-sbm", "num_nodes": 120}
 KNOWN: dict[str, tuple[str, ...]] = {
     "features": ("features",),
     "partial": ("partial",),
-    "both": ("features", "partial"),
+    "shadow": ("shadow",),
+    "all": ("features", "partial", "shadow"),
 }
 for _name, _knows in KNOWN.items():
     _class = f"Test_link_stealing_{_name}"
@@ -122,7 +124,11 @@ for _name, _knows in KNOWN.items():
         _class,
         (AttackContract,),
         {
-            "spec": {"name": "link-stealing", "knows": _knows},
+            "spec": {
+                "name": "link-stealing",
+                "knows": _knows,
+                "shadow": SHADOW if "shadow" in _knows else None,
+            },
             "game": {"name": "links", "reveal": 0.2},
         },
     )

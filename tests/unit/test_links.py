@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -84,6 +84,8 @@ def test_pair_features_know_no_direction() -> None:
         seen = pair_features(p, known, pairs)
         assert seen.shape == (15, 4 * 3 + 4 + (8 if known is None else 16))
         assert torch.equal(seen, pair_features(p, known, pairs.flip(0)))
+        of_any_classes = pair_features(p, known, pairs, classes=False)
+        assert torch.equal(of_any_classes, seen[:, 4 * 3 :])
     u, v = pairs
     torch.testing.assert_close(seen[:, :3], (p[u] + p[v]) / 2)
     mean_entropy = (-torch.xlogy(p, p).sum(1))[pairs].mean(0)
@@ -97,10 +99,48 @@ def test_pair_features_know_no_direction() -> None:
         (("features",), ["features", "scores"]),
         (("partial",), ["scores", "partial_edges"]),
         (("features", "partial"), ["features", "scores", "partial_edges"]),
+        (("shadow",), ["scores", "recipe"]),
+        (
+            ("features", "partial", "shadow"),
+            ["features", "scores", "recipe", "partial_edges"],
+        ),
     ],
 )
 def test_knowledge_needs_access(knows: tuple[str, ...], needs: list[str]) -> None:
-    assert ATTACKS.build({"name": "link-stealing", "knows": knows}).needs.names == needs
+    shadow = "karate" if "shadow" in knows else None
+    attack = ATTACKS.build({"name": "link-stealing", "knows": knows, "shadow": shadow})
+    assert attack.needs.names == needs
+
+
+def test_a_shadow_graph_is_known_or_not() -> None:
+    for fields in ({"shadow": "karate"}, {"knows": ["shadow"]}):
+        with pytest.raises(SpecError, match="just where knows holds 'shadow'"):
+            ATTACKS.build({"name": "link-stealing", **fields})
+    with pytest.raises(SpecError, match="no dataset 'karat'; did you mean 'karate'"):
+        ATTACKS.build({"name": "link-stealing", "knows": ["shadow"], "shadow": "karat"})
+
+
+def test_a_shadow_model_is_trained_once_as_the_victim_was() -> None:
+    graph = tiny_graphs()["blocks"]
+    known, secret = graphsec.play({"name": "links", "pairs": 40}, graph)
+    assert secret is not None
+    victim = graphsec.fit(known, {"name": "gcn", "hidden": 16}, training={"epochs": 20})
+    shadow = {"name": "dc-sbm", "num_nodes": 120}
+    attack = ATTACKS.build({"name": "link-stealing", "knows": ["shadow"], "shadow": shadow})
+    trained: dict[Any, Any] = {}
+    for trainings in (1, 0):
+        view = Threat().resolve(attack).open(
+            victim, known, Rng(0), question=secret.question, trained=trained
+        )  # fmt: skip
+        outcome = attack.run(view, Rng(0))
+        assert view.trainings == trainings
+        assert view.queries == len(
+            set(secret.question.ravel().tolist())
+        )  # of the victim, not of its shadow
+    (model,) = trained.values()
+    assert victim.origin is not None
+    assert model.origin.recipe == victim.origin.recipe
+    assert float(graphsec.score(outcome, known, victim, secret=secret)["auc"]) > 0.7
 
 
 def test_examples_are_for_who_may_see_them() -> None:
