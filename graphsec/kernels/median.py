@@ -154,12 +154,17 @@ def soft_median(indptr, indices, w, h, scale, arg, out, ratio, distance, total):
             for k in range(width):
                 s += (x[k] - median[k]) * (x[k] - median[k])
             distance[p] = np.sqrt(s)
-            total[i] += w[p]
             if w[p] > 0 and distance[p] < nearest:
                 nearest = distance[p]
-        norm = h.dtype.type(0)
+        norm, whole = h.dtype.type(0), h.dtype.type(0)
+        for p in range(first, last):
+            whole += w[p]
+        total[i] = whole
         for p in range(first, last):
             ratio[p] = np.exp(min((nearest - distance[p]) * scale, h.dtype.type(30)))
+        # Sums stand in loops that write nothing: where one does, the compiler asks at each call
+        # whether arrays overlap, and adds up in another order if they lie too near each other.
+        for p in range(first, last):
             norm += w[p] * ratio[p]
         row = out[i]
         for p in range(first, last):
