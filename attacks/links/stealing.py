@@ -32,7 +32,7 @@ Distance = Literal[
 
 _ALL_PAIRS = 5_000  # nodes up to which every pair is scored when no question is asked
 _TOGETHER = 65_536  # pairs that a classifier judges at once
-_CHUNK = 1_048_576  # entries of compared rows in memory at once
+_CHUNK = 262_144  # entries of compared rows in memory at once
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
