@@ -10,14 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from graphsec.attacks.base import Attack
+from graphsec.attacks.links._asked import asked
 from graphsec.models.base import inputs
-from graphsec.ops import Features
 from graphsec.outcome import LinkScores
 from graphsec.registry import ATTACKS, Range
 from graphsec.rng import Rng
 from graphsec.threat import Access, Timing, View
-
-_ALL_PAIRS = 5_000  # nodes up to which every pair is scored when no question is asked
 
 
 @ATTACKS.register("linkteller")
@@ -51,16 +49,9 @@ class LinkTeller(Attack):
 
     def run(self, view: View, rng: Rng) -> LinkScores:
         """A score for each pair asked about; all pairs of a small graph where none is asked."""
-        graph, pairs = view.known, view.question
-        if pairs is None:
-            if graph.num_nodes > _ALL_PAIRS:
-                raise ValueError(
-                    f"attack 'linkteller' scores all pairs of up to {_ALL_PAIRS} nodes, "
-                    f"{graph.name!r} has {graph.num_nodes}: pass question=secret.question"
-                )
-            pairs = torch.triu_indices(graph.num_nodes, graph.num_nodes, 1)
+        graph, pairs = view.known, asked(view, self.name)
         nodes, (u, v) = torch.unique(pairs, return_inverse=True)
-        felt = self._influence(view, _dense(inputs(graph)), nodes)
+        felt = self._influence(view, inputs(graph).to_dense().clone(), nodes)
         scores = felt[u, v] if graph.directed else felt[u, v] + felt[v, u]
         return LinkScores(pairs=pairs, scores=scores)
 
@@ -73,10 +64,3 @@ class LinkTeller(Attack):
             felt[i] = (view.logits(nodes, x=x) - plain).norm(dim=1) / self.delta
             x[node] = row
         return felt
-
-
-def _dense(x: Tensor | Features) -> Tensor:
-    """Features that can be changed in place."""
-    if isinstance(x, Features) or x.layout != torch.strided:
-        return x.to_dense()
-    return x.clone()

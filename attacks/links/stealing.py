@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from graphsec.attacks.base import Attack
+from graphsec.attacks.links._asked import asked
 from graphsec.attacks.reconstruction._knowledge import combined
 from graphsec.game import Links
 from graphsec.graph import Graph
 from graphsec.models.base import inputs
-from graphsec.ops import Features
 from graphsec.ops.similarity import pair_similarity
 from graphsec.outcome import LinkScores
 from graphsec.registry import ATTACKS, DATASETS, SpecError
@@ -30,7 +30,6 @@ Distance = Literal[
     "sqeuclidean",
 ]  # fmt: skip
 
-_ALL_PAIRS = 5_000  # nodes up to which every pair is scored when no question is asked
 _TOGETHER = 65_536  # pairs that a classifier judges at once
 _CHUNK = 262_144  # entries of compared rows in memory at once
 
@@ -87,9 +86,9 @@ def distances(values: Tensor, pairs: Tensor, name: Distance) -> Tensor:
 
 def ranked(values: Tensor) -> Tensor:
     """Average ranks in (0, 1]; equal values share theirs."""
-    _, place, counts = np.unique(values.numpy(), return_inverse=True, return_counts=True)
-    mean = counts.cumsum() - (counts - 1) / 2
-    return torch.from_numpy(mean[place] / len(values))
+    from scipy.stats import rankdata
+
+    return torch.from_numpy(rankdata(values.numpy()) / len(values))
 
 
 def pair_features(
@@ -196,15 +195,7 @@ class LinkStealing(Attack):
 
     def run(self, view: View, rng: Rng) -> LinkScores:
         """A score for each pair asked about; all pairs of a small graph where none is asked."""
-        pairs = view.question
-        if pairs is None:
-            n = view.known.num_nodes
-            if n > _ALL_PAIRS:
-                raise ValueError(
-                    f"attack 'link-stealing' scores all pairs of up to {_ALL_PAIRS} nodes, "
-                    f"{view.known.name!r} has {n}: pass question=secret.question"
-                )
-            pairs = torch.triu_indices(n, n, 1)
+        pairs = asked(view, self.name)
         if self._learns:
             return LinkScores(pairs=pairs, scores=self._learned(view, pairs, rng))
         nodes, place = torch.unique(pairs, return_inverse=True)
@@ -238,8 +229,8 @@ class LinkStealing(Attack):
             seen.append(self._seen(graph, None, model.logits(graph))(secret.question))
             truth.append(secret.answer)
         learned = classifier().fit(torch.cat(seen).numpy(), torch.cat(truth).numpy())
-        asked = torch.split(place[:, shown.shape[1] :], _TOGETHER, 1)
-        scores = [learned.decision_function(here(part).numpy()) for part in asked]
+        parts = torch.split(place[:, shown.shape[1] :], _TOGETHER, 1)
+        scores = [learned.decision_function(here(part).numpy()) for part in parts]
         return torch.from_numpy(np.concatenate(scores))
 
     def _seen(
@@ -249,9 +240,5 @@ class LinkStealing(Attack):
         x = None
         if "features" in self.knows:
             known = inputs(graph)
-            x = _dense(known if nodes is None else take(known, nodes))
+            x = (known if nodes is None else take(known, nodes)).to_dense()
         return partial(pair_features, logits.softmax(1), x, classes=self.shadow is None)
-
-
-def _dense(x: Tensor | Features) -> Tensor:
-    return x if isinstance(x, Tensor) and x.layout == torch.strided else x.to_dense()

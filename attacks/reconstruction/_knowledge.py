@@ -37,11 +37,12 @@ def combined(parts: Sequence[Tensor]) -> Tensor:
     edge", and minus the sum of their logarithms is the score, so that to stand out in one kind
     counts for more than to be a little above the middle in all.
     """
+    from scipy.stats import rankdata
+
     total = torch.zeros(len(parts[0]), dtype=torch.float64)
     for part in parts:
-        _, place, counts = np.unique(part.numpy(), return_inverse=True, return_counts=True)
-        above = len(part) - counts.cumsum() + counts / 2
-        total -= torch.from_numpy(np.log(above / len(part))[place])
+        above = len(part) + 0.5 - rankdata(part.numpy())
+        total -= torch.from_numpy(np.log(above / len(part)))
     return total
 
 
@@ -74,7 +75,7 @@ class Knowledge:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruction(Attack):
+class ReconstructionAttack(Attack):
     """Base of attacks that score pairs of nodes by how likely they are edges.
 
     Attributes:

@@ -16,7 +16,7 @@ Loss = Callable[[Tensor], Tensor]
 
 def gram(x: Tensor | Features) -> Tensor:
     """(n, n) X Xᵀ of dense or sparse features."""
-    rows = x.to_dense() if isinstance(x, Features) or x.layout != torch.strided else x
+    rows = x.to_dense()
     return rows @ rows.T
 
 

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from graphsec.attacks.reconstruction._knowledge import (
     Knowledge,
-    Reconstruction,
+    ReconstructionAttack,
     Source,
     check_size,
     combined,
 )
 from graphsec.models.base import GNN
 from graphsec.ops import Adj, Features
+from graphsec.ops.dense import dense
 from graphsec.registry import ATTACKS, Range, SpecError
 from graphsec.threat import Access, View
 
@@ -29,7 +30,7 @@ FLOOR = 1e-5  # directions of a smaller share of the largest variance are left a
 
 @ATTACKS.register("chain-inversion")
 @dataclass(frozen=True, kw_only=True)
-class ChainInversion(Reconstruction):
+class ChainInversion(ReconstructionAttack):
     """Non-negative sparse regression for the operator that a model propagates with.
 
     A layer of a GCN sends the states Z = H W of all nodes through S = D̃^-½ (A + I) D̃^-½: its output
@@ -82,7 +83,7 @@ class ChainInversion(Reconstruction):
         """The operator's entries, ties broken by likeness."""
         check_size(view, self.name)
         n, (u, v) = view.known.num_nodes, pairs
-        operator = self._solve(list(_links(view.model().model, known, n)), n)
+        operator = self._solve(list(_links(view.model().model, known, view.known.adj)), n)
         found = operator[u, v] + operator[v, u]
         likeness = combined(known.similarities(pairs))
         return [found.double() + 1e-9 * float(found.max()) * likeness / likeness.max()]
@@ -149,7 +150,7 @@ class _Link:
         return missed
 
 
-def _links(model: GNN, known: Knowledge, n: int) -> Iterator[_Link]:
+def _links(model: GNN, known: Knowledge, adj: Adj) -> Iterator[_Link]:
     """The layers whose input and output are known.
 
     Raises:
@@ -171,18 +172,19 @@ def _links(model: GNN, known: Knowledge, n: int) -> Iterator[_Link]:
     symmetric = _symmetric(model)
     for i, state, output in pairs:
         assert state is not None
-        sent, rest = _affine(probe, i, state, known.x, n)
+        sent, rest = _affine(probe, i, state, known.x, adj)
         cut = (output == 0) if i < last else torch.zeros_like(output, dtype=torch.bool)
         yield _Link(sent, output - rest, cut, symmetric)
 
 
 @torch.no_grad()
 def _affine(
-    model: GNN, i: int, state: Tensor | Features, x: Tensor | Features | None, n: int
+    model: GNN, i: int, state: Tensor | Features, x: Tensor | Features | None, adj: Adj
 ) -> tuple[Tensor, Tensor]:
     """(Z, r): layer i gives act(S Z + r) with any operator S, found by asking it.
 
-    The aggregation is replaced by one that records what it is given and returns what we choose.
+    The aggregation is replaced by one that records what it is given and returns what we choose, so
+    that the edges of ``adj`` are of no account.
     """
     given: list[Tensor] = []
     answer = torch.zeros(())
@@ -192,7 +194,6 @@ def _affine(
         return answer.expand_as(h) if answer.dim() == 0 else answer
 
     model.__dict__["aggregate"] = aggregate
-    adj = Adj.dense(torch.zeros(n, n))
     answer = torch.tensor(LIFT)
     lifted = model.layer(i, state, adj, x)  # type: ignore[arg-type]
     rest = lifted - LIFT
@@ -213,6 +214,5 @@ def _symmetric(model: GNN) -> bool:
     operator = getattr(model, "operator", None)
     if operator is None:
         return False
-    matrix = operator(Adj.dense(path)).merged()
-    dense = torch.zeros(3, 3).index_put(matrix.csr.coo, matrix.weight)
-    return torch.allclose(dense, dense.T)
+    matrix = dense(operator(Adj.dense(path)))
+    return torch.allclose(matrix, matrix.T)

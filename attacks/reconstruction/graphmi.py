@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from graphsec.attacks.reconstruction._knowledge import Knowledge, Reconstruction, Source
+from graphsec.attacks.reconstruction._knowledge import Knowledge, ReconstructionAttack, Source
 from graphsec.attacks.reconstruction._relaxed import Loss, Relaxed, gram
 from graphsec.ops.dense import smoothness
 from graphsec.ops.similarity import pair_similarity
@@ -21,7 +21,7 @@ from graphsec.threat import Access, View
 
 @ATTACKS.register("graphmi")
 @dataclass(frozen=True, kw_only=True)
-class GraphMI(Reconstruction):
+class GraphMI(ReconstructionAttack):
     """Projected gradient descent on a relaxed adjacency that explains the labels.
 
     Minimises the cross-entropy of the victim's answers on the adjacency with the known labels, plus

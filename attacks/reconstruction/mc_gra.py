@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from graphsec.attacks.reconstruction._knowledge import Knowledge, Reconstruction, Source
+from graphsec.attacks.reconstruction._knowledge import Knowledge, ReconstructionAttack, Source
 from graphsec.attacks.reconstruction._relaxed import Loss, Relaxed, gram
 from graphsec.ops.dependence import alignment, cka, gaussian_kernel, hsic, information
 from graphsec.ops.similarity import pair_similarity
@@ -22,7 +22,7 @@ Measure = Literal["hsic", "cka", "kde", "mse"]
 
 @ATTACKS.register("mc-gra")
 @dataclass(frozen=True, kw_only=True)
-class MCGRA(Reconstruction):
+class MCGRA(ReconstructionAttack):
     """Adam on a relaxed adjacency, along the chain features → states → outputs of the victim.
 
     Maximises the dependence of the states and outputs that the victim computes on the adjacency on

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from graphsec.attacks.reconstruction._knowledge import Knowledge, Reconstruction
+from graphsec.attacks.reconstruction._knowledge import Knowledge, ReconstructionAttack
 from graphsec.registry import ATTACKS
 from graphsec.threat import View
 
 
 @ATTACKS.register("pair-similarity")
 @dataclass(frozen=True, kw_only=True)
-class PairSimilarity(Reconstruction):
+class PairSimilarity(ReconstructionAttack):
     """Scores a pair by how alike its nodes are in all that is known, without any optimisation.
 
     Cosine similarity of features, of the hidden states of each layer and of posteriors, and

@@ -13,7 +13,7 @@ from graphsec.defenses.base import Defense
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, Capabilities, Wrapper
 from graphsec.ops import CSR, Adj, Features
-from graphsec.ops.dense import smoothness
+from graphsec.ops.dense import dense, smoothness
 from graphsec.ops.prox import SpectrumShrinker, shrink
 from graphsec.registry import DEFENSES, Range
 from graphsec.rng import Rng
@@ -223,14 +223,6 @@ class Learner:
             goal = goal + self.defense.gamma * loss_of(self.task, logits, self.y)
         (gradient,) = torch.autograd.grad(goal, s)
         return gradient
-
-
-def dense(adj: Adj) -> Tensor:
-    """(n, n) matrix of an adjacency, candidate pairs included; differentiable."""
-    merged = adj.merged()
-    assert merged.weight is not None
-    zeros = merged.weight.new_zeros(adj.num_nodes, adj.num_nodes)
-    return zeros.index_put(merged.csr.coo, merged.weight, accumulate=True)
 
 
 def operand(matrix: Tensor) -> Adj:

@@ -24,13 +24,18 @@ from graphsec.metrics import (
 )
 
 
-@given(seed=st.integers(0, 10_000), ties=st.booleans())
-@settings(max_examples=30, deadline=None)
-def test_ranking_agrees_with_sklearn(seed: int, ties: bool) -> None:
+def drawn(seed: int, ties: bool) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
+    """A generator, and 62 scores with the truth that they lean towards."""
     rng = np.random.default_rng(seed)
     truth = rng.permutation(np.r_[0, 1, rng.integers(0, 2, 60)])
     scores = rng.normal(size=62) + truth
-    scores = np.round(scores) if ties else scores
+    return rng, np.round(scores) if ties else scores, truth
+
+
+@given(seed=st.integers(0, 10_000), ties=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_ranking_agrees_with_sklearn(seed: int, ties: bool) -> None:
+    rng, scores, truth = drawn(seed, ties)
     numbers = ranking_metrics(torch.from_numpy(scores), torch.from_numpy(truth))
     assert float(numbers["auc"]) == pytest.approx(sk.roc_auc_score(truth, scores))
     average = sk.average_precision_score(truth, scores)
@@ -127,10 +132,7 @@ def test_relative_area_refuses(
 @given(seed=st.integers(0, 10_000), ties=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_auc_interval_is_around_sklearns(seed: int, ties: bool) -> None:
-    rng = np.random.default_rng(seed)
-    truth = rng.permutation(np.r_[0, 1, rng.integers(0, 2, 60)])
-    scores = rng.normal(size=62) + truth
-    scores = np.round(scores) if ties else scores
+    rng, scores, truth = drawn(seed, ties)
     pair = torch.from_numpy(scores), torch.from_numpy(truth)
     found = auc_interval(*pair, rng, resamples=100)
     assert found.mean == pytest.approx(sk.roc_auc_score(truth, scores))

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 import graphsec
-from graphsec.defenses.robust.prognn import Learner, ProGNN, Structured, dense, operand
+from graphsec.defenses.robust.prognn import Learner, ProGNN, Structured, operand
 from graphsec.graph import Graph
 from graphsec.models.base import Sizes, inputs
 from graphsec.ops import propagate
-from graphsec.ops.dense import smoothness
+from graphsec.ops.dense import dense, smoothness
 from graphsec.ops.prox import SpectrumShrinker, shrink
 from graphsec.rng import Rng
 from graphsec.testing import some_flips, tiny_graphs
