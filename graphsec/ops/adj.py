@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from graphsec.ops.functions import edge_ratio, edge_sum, sddmm, spmm
 from graphsec.ops.noise import noisy
@@ -402,7 +403,12 @@ def propagate(adj: Adj, h: Tensor, reduce: Literal["sum", "mean", "max"] = "sum"
 
     Returns:
         (rows, …) like h; "sum" and "mean" are differentiable to any order in h and the weights.
+
+    A torch function, as ``linear`` is.
     """
+    if has_torch_function_unary(h):
+        watched: Tensor = handle_torch_function(propagate, (h,), adj, h, reduce=reduce)
+        return watched
     if reduce == "mean":
         return propagate(adj.normalized("row", self_loops=False), h)
     if reduce == "max":

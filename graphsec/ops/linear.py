@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from graphsec.ops.functions import spmm
@@ -87,7 +88,12 @@ def linear(x: Tensor | Features, weight: Tensor) -> Tensor:
 
     Returns:
         (n, k); differentiable in the weight and in dense x or the values of ``Features``.
+
+    A torch function, so that a ``TorchFunctionMode`` can watch it (per-root gradients do).
     """
+    if has_torch_function_unary(weight):
+        out: Tensor = handle_torch_function(linear, (weight,), x, weight)
+        return out
     if isinstance(x, Tensor):
         if x.layout == torch.strided:
             return x @ weight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphsec.sampling.hops import batches, sample, take
+from graphsec.sampling.hops import batches, sample, subtrees, take
 from graphsec.sampling.shadow import Scopes, Shadow, read
 
-__all__ = ["Scopes", "Shadow", "batches", "read", "sample", "take"]
+__all__ = ["Scopes", "Shadow", "batches", "read", "sample", "subtrees", "take"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -78,6 +79,36 @@ def sample(
     hops.reverse()
     batch = Adj(csr=hops[-1].csr, hops=tuple(hops), roots=roots, owner=hops[0].owner)
     return torch.from_numpy(codes % n), batch
+
+
+def subtrees(adj: Adj, roots: Tensor, hops: int) -> tuple[Tensor, Adj]:
+    """All that ``hops`` layers see of each root, with copies of nodes and degrees of its own.
+
+    The subtree of a root has the nodes within ``hops`` steps of it, and the edges with an end
+    within ``hops`` − 1. Degrees count these edges and no others: those of the outermost nodes
+    would otherwise tell of nodes one step further out.
+
+    Args:
+        adj: The whole adjacency, without candidate pairs.
+        roots: (B,) nodes.
+        hops: Number of layers; 0 gives the roots alone.
+
+    Returns:
+        (nodes, adj) as from ``sample`` with ``separate``; the copy of root i is row i.
+    """
+    if hops == 0:
+        count = len(roots)
+        alone = CSR(roots.new_zeros(count + 1), roots.new_zeros(0), count)
+        return roots, Adj(csr=alone, roots=roots, owner=torch.arange(count))
+    nodes, batch = sample(adj, roots, (-1,) * hops, Rng(0), separate=True)
+    widest = batch.hops[0]
+    row, col = widest.csr.coo
+    values = torch.ones(widest.csr.nnz) if widest.weight is None else widest.weight
+    degree = torch.zeros(widest.csr.num_cols).index_add(0, row, values)
+    rim = col >= widest.num_nodes
+    degree = degree.index_add(0, col[rim], values[rim])
+    own = tuple(replace(hop, degree=degree[: hop.csr.num_cols]) for hop in batch.hops)
+    return nodes, replace(batch, hops=own)
 
 
 def _draw(
