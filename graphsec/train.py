@@ -138,11 +138,19 @@ class Release:
 
 @dataclass
 class Trace:
-    """What a training showed and did: losses by epoch, and everything it released."""
+    """What a training showed and did: losses by epoch, and everything it released.
+
+    Attributes:
+        epochs: Epochs, or private steps, that were run.
+        history: Figures of each epoch; of a private training none that are private.
+        releases: What left the trainer.
+        spent: Events of a private training, and how often each was spent (``dp.Ledger``).
+    """
 
     epochs: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     releases: list[Release] = field(default_factory=list)
+    spent: list[tuple[Any, int]] = field(default_factory=list)
 
 
 def loss_of(task: str, logits: Tensor, y: Tensor) -> Tensor:
@@ -212,7 +220,7 @@ def fit(
             for step, (size, loss) in enumerate(objective.losses(rng["epoch"][epoch])):
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
-                _release(model, release, trace, training, epoch, step)
+                released(model, release, trace, training, f"epoch {epoch}, step {step}")
                 optimizer.step()
                 total, seen = total + loss.item() * size, seen + size
             schedule.step()
@@ -384,9 +392,7 @@ def _steps(
     )
 
 
-def _release(
-    model: GNN, release: Step | None, trace: Trace, training: Training, epoch: int, step: int
-) -> None:
+def released(model: GNN, release: Step | None, trace: Trace, training: Training, when: str) -> None:
     """Apply the release step to the gradient, and record it while exposure lasts."""
     named = [(n, p) for n, p in model.named_parameters() if p.grad is not None]
     if release is not None:
@@ -398,7 +404,7 @@ def _release(
         # The parameters of that moment are public in federated learning: they are broadcast.
         state = {f"parameter:{n}": p.detach().clone() for n, p in model.named_parameters()}
         trace.releases.append(Release(len(trace.releases), "gradient", {**gradient_of, **state}))
-        log.debug("released the gradient of epoch %d, step %d", epoch, step)
+        log.debug("released the gradient of %s", when)
 
 
 class _Keeper:

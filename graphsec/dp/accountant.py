@@ -8,7 +8,9 @@ here add the second. All speak of neighbours by adding or removing one node with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attr
@@ -151,21 +153,29 @@ class Ledger:
 
     def __init__(self, orders: Sequence[float] | None = None) -> None:
         self._orders = orders
-        self._accountant = NodeAccountant(orders)
         self._spent: list[tuple[Any, int]] = []
 
     def spend(self, event: Any, count: int = 1) -> None:
-        """Note ``count`` releases of an event, made before anything of them is used."""
-        self._accountant.compose(event, count)
+        """Note ``count`` releases of an event, made before anything of them is used.
+
+        Raises:
+            UnsupportedEventError: The accountant can't count it.
+        """
         if self._spent and self._spent[-1][0] == event:
             self._spent[-1] = (event, self._spent[-1][1] + count)
-        else:
-            self._spent.append((event, count))
+            return
+        if not NodeAccountant(self._orders).supports(event):
+            raise dp_accounting.UnsupportedEventError(f"no accountant knows {event}")
+        self._spent.append((event, count))
 
     def epsilon(self, delta: float) -> float:
         """ε of all that was spent."""
         check_delta(delta)
-        return float(self._accountant.get_epsilon(delta))
+        accountant = NodeAccountant(self._orders)
+        with _quiet():
+            for event, count in self._spent:
+                accountant.compose(event, count)
+            return float(accountant.get_epsilon(delta))
 
     @property
     def state(self) -> list[tuple[Any, int]]:
@@ -199,10 +209,11 @@ def noise_for(event: Callable[[float], Any], epsilon: float, delta: float) -> fl
     if epsilon <= 0:
         raise ValueError(f"epsilon must be > 0, got {epsilon}")
     check_delta(delta)
-    found = dp_accounting.calibrate_dp_mechanism(
-        NodeAccountant, event, epsilon, delta,
-        bracket_interval=dp_accounting.LowerEndpointAndGuess(0.05, 2.0), tol=_TOLERANCE,
-    )  # fmt: skip
+    with _quiet():
+        found = dp_accounting.calibrate_dp_mechanism(
+            NodeAccountant, event, epsilon, delta,
+            bracket_interval=dp_accounting.LowerEndpointAndGuess(0.05, 2.0), tol=_TOLERANCE,
+        )  # fmt: skip
     while epsilon_of(event(found), 1, delta) > epsilon:  # the search may end on either side
         found += _TOLERANCE
     return float(found)
@@ -212,3 +223,15 @@ def check_delta(delta: float) -> None:
     """Refuse a δ that promises nothing."""
     if not 0 < delta < 1:
         raise ValueError(f"delta must lie between 0 and 1, got {delta}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without dp-accounting's word on each order it leaves out, which costs tightness only."""
+    log = logging.getLogger("absl")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
