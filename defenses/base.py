@@ -39,6 +39,10 @@ class Defense(Component):
     filters: ClassVar[bool] = False
     certified: ClassVar[tuple[str, ...]] = ()
 
+    def refuses(self, recipe: Recipe) -> str | None:
+        """Why a model or its training can't be behind this defense; None if it can."""
+        return None
+
     # -- hooks --------------------------------------------------------------------------------
 
     def drawn(self, graph: Graph, rng: Rng) -> Defense:
@@ -124,6 +128,9 @@ class Defense(Component):
             runtime: Where and how fast to compute; never what.
             on_epoch: Called after each epoch; returning True stops (pruners).
         """
+        reason = self.refuses(recipe)
+        if reason:
+            raise SpecError(f"defense {self.name!r} {reason}")
         ready = self.drawn(graph, rng["drawn"])
         with rng["init"].scope():
             predictor = ready.predictor(recipe, Sizes.of(graph))
@@ -190,6 +197,11 @@ class Compose(Defense):
     def draws(self) -> bool:  # type: ignore[override]
         """Whether the first part does."""
         return any(part.draws for part in self.parts)
+
+    def refuses(self, recipe: Recipe) -> str | None:
+        """The first reason that a part has."""
+        reasons = (part.refuses(recipe) for part in self.parts)
+        return next((reason for reason in reasons if reason), None)
 
     def drawn(self, graph: Graph, rng: Rng) -> Defense:
         """With the first part drawn, which is the only one that may."""

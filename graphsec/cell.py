@@ -160,7 +160,7 @@ class Cell:
         return found + self.misfits(p.dataset.task)
 
     def misfits(self, task: str) -> list[str]:
-        """Which parts are for other tasks than the data set's."""
+        """Which parts are for other tasks than the data set's, or refuse each other."""
         p, name = self.parts, self.parts.dataset.name
         # Models are asked first: one line is enough where nothing is for the task.
         for part, tasks in (
@@ -171,7 +171,8 @@ class Cell:
             if task not in tasks:
                 suited = ", ".join(tasks)
                 return [f"{part.kind} {part.name!r} is for {suited}, not for {task} ({name!r})"]
-        return []
+        reason = p.defense.refuses(p.recipe)
+        return [f"defense {p.defense.name!r} {reason}"] if reason else []
 
 
 @dataclass(frozen=True)

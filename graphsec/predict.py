@@ -254,7 +254,7 @@ class Predictor:
         if self.origin is None or not self.origin.defense.draws:
             return self.relaxed("exact")
         plain = DEFENSES.build(self.origin.defense.spec())
-        made: Predictor = plain.around(self.model, self.origin.recipe)
+        made: Predictor = plain.around(self.model.public(), self.origin.recipe)
         return made.relaxed("exact")
 
     @staticmethod

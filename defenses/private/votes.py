@@ -18,10 +18,10 @@ from graphsec.defenses.base import Defense
 from graphsec.defenses.private.dp_gnn import DPGNN
 from graphsec.dp.capping import SENSITIVITY, soft_cap
 from graphsec.graph import Graph
-from graphsec.models.base import GNN, Capabilities, Sizes
+from graphsec.models.base import GNN, Capabilities
 from graphsec.ops import Adj, Features
-from graphsec.predict import Predictor, PrivacyStatement
-from graphsec.registry import DEFENSES, Range, SpecError
+from graphsec.predict import PrivacyStatement
+from graphsec.registry import DEFENSES, Range
 from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace
 
@@ -46,6 +46,12 @@ class Votes(GNN):
         self._cap, self._soft, self._scale, self._weight = cap, soft, scale, weight
         self.told: Tensor | None = None
         self.noise: Tensor | None = None
+
+    def public(self) -> Votes:
+        """As a stranger has it, who knows the weights: without noise, and without labels."""
+        other = copy.copy(self)  # the parameters are shared
+        other.told = other.noise = None
+        return other
 
     def operator(self, adj: Adj) -> Adj:
         """How far each node is heard by each neighbour."""
@@ -160,21 +166,21 @@ class PrivateVotes(Defense):
                 f"and {graph.name!r} has a node with more neighbours; a soft cap needs no bound"
             )
 
-    def build(self, recipe: Recipe, sizes: Sizes) -> GNN:
-        """Votes around the recipe's model.
+    def refuses(self, recipe: Recipe) -> str | None:
+        """Models that look at edges: neighbours would speak twice, and once without noise."""
+        if not recipe.model.module.capabilities.uses_edges:
+            return None
+        return f"needs a model that uses no edges, such as 'mlp', got {recipe.model.name!r}"
 
-        Raises:
-            SpecError: The model looks at edges.
-        """
-        if recipe.model.module.capabilities.uses_edges:
-            raise SpecError(
-                f"defense {self.name!r} needs a model that uses no edges, such as 'mlp', got "
-                f"{recipe.model.name!r}"
-            )
+    def harden(self, model: GNN) -> GNN:
+        """Votes around the model, with the noise and the labels that were drawn."""
         scale = (self._multiplier or 1.0) * self._sensitivity
-        weight = self.trust * self.cap / scale
-        soft = self.level == "node" and self.heard == "soft"
-        return Votes(recipe.model.build(sizes), self.cap, soft, scale, weight)
+        made = Votes(
+            model, self.cap, self.level == "node" and self.heard == "soft",
+            scale=scale, weight=self.trust * self.cap / scale,
+        )  # fmt: skip
+        made.told, made.noise = self._told, self._noise
+        return made
 
     @property
     def _sensitivity(self) -> float:
@@ -190,13 +196,6 @@ class PrivateVotes(Defense):
             return None
         steps = self.steps if self.level == "node" else 0
         return _multiplier(self.epsilon, self.delta, steps, self.rate, self.ratio)
-
-    def around(self, model: GNN, recipe: Recipe) -> Predictor:
-        """A predictor whose model knows this training's noise and labels; a stranger's has none."""
-        mine = copy.copy(model)  # the parameters are shared
-        assert isinstance(mine, Votes)
-        mine.told, mine.noise = self._told, self._noise
-        return super().around(mine, recipe)
 
     def train(
         self, model: GNN, graph: Graph, recipe: Recipe, rng: Rng, x: Tensor | Features, adj: Adj,

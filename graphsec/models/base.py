@@ -157,6 +157,10 @@ class GNN(nn.Module):
         out: Tensor = self(x, adj)[nodes]
         return out
 
+    def public(self) -> GNN:
+        """This model without what its training drew in secret (noise that answers are under)."""
+        return self
+
     def embeddings(self) -> Tensor:
         """(n, width) what the first layer of a ranking model starts from; ranking penalises it."""
         raise NotImplementedError(f"{type(self).__name__} starts from features")

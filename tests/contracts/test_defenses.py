@@ -34,13 +34,20 @@ SPECS = {
     },
     "gdc": GDC,
     "mc-gpb": {"name": "mc-gpb", "beta": 0.1, "gamma": 0.01},
+    "private-votes": {"name": "private-votes", "epsilon": 1e3, "steps": 80, "rate": 0.5},
     "smoothing": {"name": "smoothing", "samples": 20},
     "svd": {"name": "svd", "rank": 8},
 }
 
+# What is behind them, where it can't be the contract's own model.
+MODELS = {"private-votes": {"name": "mlp", "hidden": 16}}
+
 for _name in DEFENSES:
     _class = f"Test_{_name.replace('-', '_')}"
-    globals()[_class] = type(_class, (DefenseContract,), {"spec": SPECS.get(_name, _name)})
+    _fields = {"spec": SPECS.get(_name, _name)}
+    if _name in MODELS:
+        _fields["model"] = MODELS[_name]
+    globals()[_class] = type(_class, (DefenseContract,), _fields)
 
 
 class TestSoftMedianBehindGAT(DefenseContract):
