@@ -14,8 +14,8 @@ from torch import Tensor
 from graphsec.defenses.base import Defense
 from graphsec.graph import Graph
 from graphsec.models.base import GNN
-from graphsec.ops import Adj, Features
-from graphsec.predict import PrivacyStatement
+from graphsec.ops import Adj, Features, unit_rows
+from graphsec.predict import How, PrivacyStatement
 from graphsec.registry import DEFENSES, Range, SpecError
 from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace, Training, released
@@ -71,6 +71,7 @@ class DPGNN(Defense):
         sampler: "bounded" or "published".
         nodes: Public number of training nodes, a scale of the updates; None takes the graph's,
             which then is public.
+        unit: Scale the features of every node to norm 1: its own affair, and so without cost.
         secure: Draw samples and noise from the operating system, not from the seed.
     """
 
@@ -86,6 +87,7 @@ class DPGNN(Defense):
     max_degree: Annotated[int, Field(ge=1), Range(2, 50, log=True)] = 10
     sampler: Literal["bounded", "published"] = "bounded"
     nodes: Annotated[int, Field(ge=1)] | None = None
+    unit: bool = True
     secure: bool = False
 
     version: ClassVar[int] = 1
@@ -97,6 +99,12 @@ class DPGNN(Defense):
                 "defense 'dp-gnn': one of epsilon and noise_multiplier must be None, got "
                 f"{self.epsilon} and {self.noise_multiplier}"
             )
+
+    def sanitise(
+        self, x: Tensor | Features, adj: Adj, how: How = "exact"
+    ) -> tuple[Tensor | Features, Adj]:
+        """Features at norm 1."""
+        return (unit_rows(x) if self.unit else x), adj
 
     def train(
         self, model: GNN, graph: Graph, recipe: Recipe, rng: Rng, x: Tensor | Features, adj: Adj,

@@ -19,8 +19,8 @@ from graphsec.defenses.private.dp_gnn import DPGNN
 from graphsec.dp.capping import SENSITIVITY, soft_cap
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, Capabilities
-from graphsec.ops import Adj, Features
-from graphsec.predict import PrivacyStatement
+from graphsec.ops import Adj, Features, unit_rows
+from graphsec.predict import How, PrivacyStatement
 from graphsec.registry import DEFENSES, Range
 from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace
@@ -112,6 +112,7 @@ class PrivateVotes(Defense):
         clip: Most that its gradient can be long.
         lr: Learning rate of Adam.
         nodes: Public number of training nodes; None takes the graph's, which then is public.
+        unit: Scale the features of every node to norm 1.
         secure: Draw samples and noise from the operating system, not from the seed.
     """
 
@@ -130,6 +131,7 @@ class PrivateVotes(Defense):
     clip: Annotated[float, Field(gt=0), Range(0.1, 10, log=True)] = 1.0
     lr: Annotated[float, Field(gt=0, le=100), Range(1e-3, 1e-1, log=True)] = 0.03
     nodes: Annotated[int, Field(ge=1)] | None = None
+    unit: bool = True
     secure: bool = False
     _told: Tensor | None = field(init=False, default=None, repr=False, compare=False)
     _noise: Tensor | None = field(init=False, default=None, repr=False, compare=False)
@@ -171,6 +173,12 @@ class PrivateVotes(Defense):
         if not recipe.model.module.capabilities.uses_edges:
             return None
         return f"needs a model that uses no edges, such as 'mlp', got {recipe.model.name!r}"
+
+    def sanitise(
+        self, x: Tensor | Features, adj: Adj, how: How = "exact"
+    ) -> tuple[Tensor | Features, Adj]:
+        """Features at norm 1."""
+        return (unit_rows(x) if self.unit else x), adj
 
     def harden(self, model: GNN) -> GNN:
         """Votes around the model, with the noise and the labels that were drawn."""

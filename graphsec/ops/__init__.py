@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from graphsec.ops.adj import Adj, Block, edge_scores, edge_softmax, propagate
 from graphsec.ops.functions import edge_gather, edge_ratio, edge_sum, sddmm, spmm
-from graphsec.ops.linear import Features, dropout, linear
+from graphsec.ops.linear import Features, dropout, linear, unit_rows
 from graphsec.ops.lowrank import low_rank
 from graphsec.ops.median import segment_median, soft_median
 from graphsec.ops.medoid import median_sum, soft_medoid
@@ -40,5 +40,6 @@ __all__ = [
     "soft_median",
     "soft_medoid",
     "spmm",
+    "unit_rows",
     "visited",
 ]

@@ -102,6 +102,17 @@ def linear(x: Tensor | Features, weight: Tensor) -> Tensor:
     return spmm(x.csr, values.unsqueeze(-1), weight.unsqueeze(1)).squeeze(1)
 
 
+def unit_rows(x: Tensor | Features) -> Tensor | Features:
+    """Every row at norm 1; rows of zeros stay. Sparse features stay sparse."""
+    if isinstance(x, Tensor) and x.layout == torch.strided:
+        return F.normalize(x.float(), dim=1)
+    given = Features.of(x) if isinstance(x, Tensor) else x
+    row = given.csr.coo[0]
+    values = given.values.float()
+    square = values.new_zeros(given.csr.num_rows).index_add(0, row, values.square())
+    return replace(given, values=values / square.clamp(min=1e-24).sqrt()[row])
+
+
 def dropout(x: Tensor | Features, p: float, training: bool) -> Tensor | Features:
     """Inverted dropout; on sparse features only the non-zeros are drawn (same distribution).
 
