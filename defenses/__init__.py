@@ -8,7 +8,7 @@ if __name__ != "graphsec.defenses":
 from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
-from graphsec.defenses.private import dp_gnn, mc_gpb, noisy_graph, scores, votes
+from graphsec.defenses.private import dp_gnn, gap, mc_gpb, noisy_graph, scores, votes
 from graphsec.defenses.purify import gdc, jaccard, svd
 from graphsec.defenses.robust import (
     adversarial_training,
@@ -25,6 +25,7 @@ __all__ = [
     "adversarial_training",
     "build",
     "dp_gnn",
+    "gap",
     "gdc",
     "gnnguard",
     "jaccard",

@@ -32,6 +32,7 @@ SPECS = {
         "steps": 80,
         "max_degree": 20,
     },
+    "gap": {"name": "gap", "epsilon": 1e3, "cap": 8, "steps": 80, "hops": 1},
     "gdc": GDC,
     "mc-gpb": {"name": "mc-gpb", "beta": 0.1, "gamma": 0.01},
     "private-votes": {"name": "private-votes", "epsilon": 1e3, "steps": 80, "rate": 0.5},
@@ -40,7 +41,8 @@ SPECS = {
 }
 
 # What is behind them, where it can't be the contract's own model.
-MODELS = {"private-votes": {"name": "mlp", "hidden": 16}}
+MLP = {"name": "mlp", "hidden": 16}
+MODELS = {"gap": MLP, "private-votes": MLP}
 
 for _name in DEFENSES:
     _class = f"Test_{_name.replace('-', '_')}"

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 import graphsec
+from graphsec.defenses.private._noisy_sums import fewest
+from graphsec.defenses.private.gap import Perturbed
 from graphsec.defenses.private.votes import PrivateVotes, Votes
 from graphsec.graph import Graph
 from graphsec.models.base import inputs
+from graphsec.ops import propagate
 from graphsec.registry import SpecError
 from graphsec.testing import tiny_graphs
 
@@ -24,14 +27,17 @@ def fitted(graph: Graph = KARATE, seed: int = 0, **fields: Any) -> graphsec.Pred
     return graphsec.fit(graph, MLP, {**QUICK, **fields}, seed=seed)
 
 
+def votes(predictor: graphsec.Predictor) -> Votes:
+    assert isinstance(predictor.model, Votes)
+    return predictor.model
+
+
 def sums(predictor: graphsec.Predictor, graph: Graph) -> torch.Tensor:
-    """(n, classes) the sums of votes before noise, over what they are divided by."""
-    model = predictor.model.public()
-    assert isinstance(model, Votes)
-    model.told = predictor.model.told
+    """(n, classes) the sums of votes before noise."""
+    model = votes(predictor)
+    x, adj = predictor.sanitise(inputs(graph), graph.adj)
     with torch.no_grad():
-        own, logits = model.hidden(*predictor.sanitise(inputs(graph), graph.adj))
-    return (logits - own) / model._weight * model._scale
+        return model.heard(model.own(x, adj).log_softmax(1), adj)
 
 
 def without(graph: Graph, node: int) -> Graph:
@@ -47,7 +53,7 @@ def test_a_node_moves_the_others_within_the_sensitivity(heard: Any, cap: float) 
     made = PrivateVotes(heard=heard, cap=cap)
     predictor = fitted(heard=heard, cap=cap)
     whole = sums(predictor, KARATE)
-    bound = made._sensitivity
+    bound = made.sensitivity
     moves = []
     for node in range(KARATE.num_nodes):
         others = torch.arange(KARATE.num_nodes) != node
@@ -72,14 +78,14 @@ def test_the_noise_is_drawn_once_and_not_for_strangers() -> None:
     """Answers repeat; an attacker with the weights gets neither the noise nor the labels."""
     predictor = fitted()
     assert torch.equal(predictor.logits(KARATE), predictor.answer(inputs(KARATE), KARATE.adj))
-    stranger = predictor.public().model
-    assert isinstance(stranger, Votes)
+    stranger, mine = votes(predictor.public()), votes(predictor)
     assert stranger.noise is None
     assert stranger.told is None
-    assert predictor.model.noise is not None
-    assert torch.equal(stranger.own.weight[0], predictor.model.own.weight[0])
-    other = fitted(seed=1)
-    assert not torch.equal(other.model.noise, predictor.model.noise)
+    assert mine.noise is not None
+    assert all(map(torch.equal, stranger.parameters(), mine.parameters()))
+    other = votes(fitted(seed=1)).noise
+    assert other is not None
+    assert not torch.equal(other, mine.noise)
     with pytest.raises(TypeError, match="secret"):
         predictor.save("votes.pt")
 
@@ -87,8 +93,8 @@ def test_the_noise_is_drawn_once_and_not_for_strangers() -> None:
 def test_noise_has_the_size_that_epsilon_asks_for() -> None:
     """A fifth of ε takes more noise, relative to the sums; no ε, none."""
     much, little = fitted(epsilon=1.0), fitted(epsilon=5.0)
-    assert much.model._scale > 3 * little.model._scale
-    assert fitted(epsilon=None).model.noise is None
+    assert votes(much)._scale > 3 * votes(little)._scale
+    assert votes(fitted(epsilon=None)).noise is None
 
 
 def test_statements_say_what_they_are_about() -> None:
@@ -107,6 +113,40 @@ def test_statements_say_what_they_are_about() -> None:
     edge = fitted(secure=True, level="edge").privacy
     assert edge is not None
     assert edge.relation == "add or remove one undirected edge"
+
+
+def test_the_published_cut_moves_sums_that_never_heard_the_node() -> None:
+    """Why nothing is claimed for it: a hub goes, and its neighbours speak to others instead."""
+    rng = torch.Generator().manual_seed(0)
+    pairs = torch.randint(1, 400, (2, 1500), generator=rng)
+    hub = torch.stack([torch.zeros(399, dtype=torch.int64), torch.arange(1, 400)])
+    graph = Graph.from_edges(torch.cat([hub, pairs[:, pairs[0] != pairs[1]]], 1), 400)
+    ones = torch.ones(400, 1)
+    cut = fewest(graph.adj, 4, 7)
+    after = fewest(without(graph, 0).adj, 4, 7)
+    heard_it = cut.merged().csr.coo[0][(cut.merged().csr.coo[1] == 0) & (cut.weight != 0)]
+    moved = (propagate(cut, ones) != propagate(after, ones)).ravel()
+    moved[heard_it] = False
+    assert len(heard_it) <= 4
+    assert int(moved[1:].sum()) > 200
+    published = fitted(secure=True, heard="published")
+    assert published.privacy is None
+
+
+def test_gap_claims_and_keeps_its_noise() -> None:
+    """Two private models and two sums; strangers have no noise; no hidden layer, no encoder."""
+    spec = {**QUICK, "name": "gap", "secure": True, "epsilon": 4.0}
+    made = graphsec.fit(KARATE, MLP, spec)
+    assert made.privacy is not None
+    assert 3.9 < made.privacy.epsilon <= 4.0
+    assert [count for _, count in made.trace.spent] == [5, 2, 5]
+    assert isinstance(made.model, Perturbed)
+    assert made.model.noise is not None
+    stranger = made.public().model
+    assert isinstance(stranger, Perturbed)
+    assert stranger.noise is None
+    with pytest.raises(SpecError, match="two layers or more"):
+        graphsec.fit(KARATE, {"name": "mlp", "layers": 1}, spec)
 
 
 def test_bad_input_is_refused_before_training() -> None:
