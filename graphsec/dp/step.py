@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from graphsec.dp.accountant import Ledger
 from graphsec.dp.gradients import Clip, clipped_sum, looped_sum
@@ -149,7 +150,7 @@ def check_model(model: GNN) -> None:
         ValueError: With the model's name and the capability that it has or lacks.
     """
     name, can = type(model).__name__, model.capabilities
-    if can.batch_statistics:
+    if can.batch_statistics or any(isinstance(m, _NormBase) for m in model.modules()):
         raise ValueError(f"{name} has batch_statistics: one root's gradient depends on others")
     if can.uses_edges and (model.layers is None or not can.sampled):
         raise ValueError(f"{name} is not sampled: it does not run on the subtree of a root")

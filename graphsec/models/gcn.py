@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from graphsec.models.base import GNN
-from graphsec.models.stack import Stack, StackSpec
+from graphsec.models.stack import ActivatedSpec, Stack
 from graphsec.ops import Adj, Features, dropout, linear
 from graphsec.registry import MODELS
 
@@ -21,14 +21,14 @@ class GCN(Stack):
         return adj.normalized("sym", self_loops=True)
 
     def layer(self, i: int, h: Tensor | Features, adj: Adj, x: Tensor | Features) -> Tensor:
-        """Dropout, linear, aggregate; ReLU except after the last layer."""
+        """Dropout, linear, aggregate; activated except after the last layer."""
         z = linear(dropout(h, self.p, self.training), self.weight[i])
         return self.activate(i, self.aggregate(adj, z) + self.bias[i])
 
 
 @MODELS.register("gcn")
 @dataclass(frozen=True, kw_only=True)
-class GCNSpec(StackSpec):
+class GCNSpec(ActivatedSpec):
     """GCN; the defaults are those of robustness studies (64 hidden units).
 
     Source: Kipf & Welling, Semi-Supervised Classification with Graph Convolutional Networks,

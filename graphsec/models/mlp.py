@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from graphsec.models.base import GNN, Capabilities
-from graphsec.models.stack import Stack, StackSpec
+from graphsec.models.stack import ActivatedSpec, Stack
 from graphsec.ops import Adj, Features, dropout, linear
 from graphsec.registry import MODELS
 
@@ -19,14 +19,14 @@ class MLP(Stack):
     capabilities = Capabilities(uses_edges=False)
 
     def layer(self, i: int, h: Tensor | Features, adj: Adj, x: Tensor | Features) -> Tensor:
-        """Dropout, linear; ReLU except after the last layer. Rows are a prefix of the columns."""
+        """Dropout, linear; activated except at the end. Rows are a prefix of the columns."""
         z: Tensor = linear(dropout(h, self.p, self.training), self.weight[i]) + self.bias[i]
         return self.activate(i, z[: adj.num_nodes])
 
 
 @MODELS.register("mlp")
 @dataclass(frozen=True, kw_only=True)
-class MLPSpec(StackSpec):
+class MLPSpec(ActivatedSpec):
     """MLP on the features alone, the reference line of every robustness figure.
 
     Source: the "structure-agnostic" baseline of Mujkanovic et al., Are Defenses for Graph Neural

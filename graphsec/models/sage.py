@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from graphsec.models.base import GNN, Sizes
-from graphsec.models.stack import StackSpec, biases, weights, widths
+from graphsec.models.stack import ActivatedSpec, Activation, activation, biases, weights, widths
 from graphsec.ops import Adj, Features, dropout, linear
 from graphsec.registry import MODELS
 
@@ -17,9 +16,11 @@ from graphsec.registry import MODELS
 class SAGE(GNN):
     """H' = ReLU(H W_self + mean over neighbours of (H W_near) + b) (Hamilton et al., alg. 1)."""
 
-    def __init__(self, sizes: Sizes, hidden: int, layers: int, p: float) -> None:
+    def __init__(
+        self, sizes: Sizes, hidden: int, layers: int, p: float, kind: Activation = "relu"
+    ) -> None:
         super().__init__(layers)
-        self.p = p
+        self.p, self.between = p, activation(kind)
         width = widths(sizes, hidden, layers)
         self.own = weights(width)
         self.near = weights(width)
@@ -30,16 +31,16 @@ class SAGE(GNN):
         return adj.normalized("row", self_loops=False)
 
     def layer(self, i: int, h: Tensor | Features, adj: Adj, x: Tensor | Features) -> Tensor:
-        """Dropout, the node's own part plus its neighbours' mean; ReLU except at the end."""
+        """Dropout, the node's own part plus its neighbours' mean; activated except at the end."""
         h = dropout(h, self.p, self.training)
         mean = self.aggregate(adj, linear(h, self.near[i]))
         out: Tensor = linear(h, self.own[i])[: adj.num_nodes] + mean + self.bias[i]
-        return torch.relu(out) if i + 1 < len(self.own) else out
+        return self.between(out) if i + 1 < len(self.own) else out
 
 
 @MODELS.register("sage", "graphsage")
 @dataclass(frozen=True, kw_only=True)
-class SAGESpec(StackSpec):
+class SAGESpec(ActivatedSpec):
     """GraphSAGE, mean aggregator.
 
     Source: Hamilton et al., Inductive Representation Learning on Large Graphs, NeurIPS 2017,

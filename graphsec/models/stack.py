@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from graphsec.models.base import GNN, ModelSpec, Sizes, glorot
 from graphsec.ops import Adj, Features, dropout, linear
 from graphsec.registry import Range
+
+Activation = Literal["relu", "tanh"] | tuple[float, float, float]
 
 
 def widths(sizes: Sizes, hidden: int, layers: int) -> list[int]:
@@ -46,19 +49,34 @@ class Linear(nn.Module):
         return linear(x, self.weight) + self.bias
 
 
+def tempered(h: Tensor, scale: float, temperature: float, offset: float) -> Tensor:
+    """S · σ(T h) − o (Papernot et al., AAAI 2021, §3); (2, 2, 1) is tanh."""
+    return scale * torch.sigmoid(temperature * h) - offset
+
+
+def activation(kind: Activation) -> Callable[[Tensor], Tensor]:
+    """The function between layers."""
+    if isinstance(kind, str):
+        return torch.relu if kind == "relu" else torch.tanh
+    scale, temperature, offset = kind
+    return partial(tempered, scale=scale, temperature=temperature, offset=offset)
+
+
 class Stack(GNN):
     """Layers of one linear map each, with dropout before it."""
 
-    def __init__(self, sizes: Sizes, hidden: int, layers: int, p: float) -> None:
+    def __init__(
+        self, sizes: Sizes, hidden: int, layers: int, p: float, kind: Activation = "relu"
+    ) -> None:
         super().__init__(layers)
-        self.p = p
+        self.p, self.between = p, activation(kind)
         width = widths(sizes, hidden, layers)
         self.weight = weights(width)
         self.bias = biases(width[1:])
 
     def activate(self, i: int, h: Tensor) -> Tensor:
-        """ReLU except after the last layer."""
-        return torch.relu(h) if i + 1 < len(self.bias) else h
+        """The activation, except after the last layer."""
+        return self.between(h) if i + 1 < len(self.bias) else h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +91,32 @@ class StackSpec(ModelSpec):
         """A freshly initialised model."""
         made: Any = self.module
         return made(sizes, self.hidden, self.layers, self.dropout)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivatedSpec(StackSpec):
+    """Fields of such models whose activation can be chosen.
+
+    Attributes:
+        activation: "relu", "tanh", or (s, T, o) of a tempered sigmoid s · σ(T h) − o: bounded
+            activations keep gradients small, which private training clips. Papernot et al.,
+            Tempered Sigmoid Activations for Deep Learning with Differential Privacy, AAAI 2021.
+    """
+
+    activation: Activation = "relu"
+
+    def build(self, sizes: Sizes) -> GNN:
+        """A freshly initialised model."""
+        made: Any = self.module
+        fields = (self.hidden, self.layers, self.dropout, self.activation)
+        return made(sizes, *fields)  # type: ignore[no-any-return]
+
+    def spec(self) -> dict[str, Any]:
+        """Without the activation if it is ReLU: cells from before there was a choice keep keys."""
+        fields = super().spec()
+        if self.activation == "relu":
+            del fields["activation"]
+        return fields
 
 
 class Decoupled(GNN):

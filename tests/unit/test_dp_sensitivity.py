@@ -126,8 +126,8 @@ def test_a_node_moves_the_sum_by_no_more_than_is_claimed(
 @pytest.mark.parametrize("hops", [1, 2])
 def test_a_node_moves_no_sum_of_thousands(hops: int) -> None:
     rng = np.random.default_rng()
-    for seed in rng.integers(0, 10**9, 1500).tolist():
-        nodes, degree, hubs = (int(rng.integers(*span)) for span in ((2, 30), (1, 8), (0, 3)))
+    for seed in rng.integers(0, 10**9, 1000).tolist():
+        nodes, degree, hubs = (int(rng.integers(*span)) for span in ((2, 16), (1, 6), (0, 3)))
         model, how = rng.choice(["gcn", "sage"]), rng.choice(["flat", "layer", "automatic"])
         check(seed, nodes, degree, min(hubs, nodes), hops, str(model), str(how))
 

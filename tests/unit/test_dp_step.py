@@ -165,6 +165,12 @@ class Normed(MLP):
     capabilities: ClassVar[Capabilities] = Capabilities(batch_statistics=True)
 
 
+class Undeclared(MLP):
+    def __init__(self, *sizes: Any) -> None:
+        super().__init__(*sizes)
+        self.norm = torch.nn.BatchNorm1d(4)
+
+
 class Settling(MLP):
     def settle(self, *_: Any) -> None:
         pass
@@ -172,7 +178,11 @@ class Settling(MLP):
 
 @pytest.mark.parametrize(
     ("model", "word"),
-    [(Normed, "Normed has batch_statistics"), (Settling, "Settling settles on validation")],
+    [
+        (Normed, "Normed has batch_statistics"),
+        (Undeclared, "Undeclared has batch_statistics"),
+        (Settling, "Settling settles on validation"),
+    ],
 )
 def test_models_that_look_beyond_a_root_are_refused(model: type[GNN], word: str) -> None:
     made = steps({"name": "mlp"})

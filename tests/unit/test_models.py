@@ -11,6 +11,8 @@ from torch import Tensor
 
 from graphsec.graph import Graph
 from graphsec.models import GNN, build
+from graphsec.models.base import inputs
+from graphsec.registry import MODELS
 from graphsec.rng import Rng
 from graphsec.testing import tiny_graphs
 
@@ -136,3 +138,24 @@ def test_dropout_only_in_training() -> None:
     model.train()
     with Rng(0).scope():
         assert not torch.equal(model(graph.x, graph.adj), still)
+
+
+@pytest.mark.parametrize("name", ["mlp", "gcn", "sage"])
+def test_tempered_sigmoids(name: str) -> None:
+    """(2, 2, 1) is tanh; the default stays ReLU, and out of specs, so that old keys hold."""
+    graph = tiny_graphs()["blocks"]
+
+    def logits(**fields: Any) -> Tensor:
+        with Rng(0).scope():
+            model = build({"name": name, "hidden": 4, **fields}, graph).eval()
+        out: Tensor = model(inputs(graph), graph.adj).detach()
+        return out
+
+    torch.testing.assert_close(logits(activation=[2, 2, 1]), logits(activation="tanh"))
+    torch.testing.assert_close(logits(activation=[0, 1, 0]), logits(activation=[0, 5, 0]))
+    assert torch.equal(logits(), logits(activation="relu"))
+    assert not torch.allclose(logits(), logits(activation="tanh"))
+    assert "activation" not in MODELS.build(name).spec()
+    spec = MODELS.build({"name": name, "activation": (1.5, 3, 0.5)}).spec()
+    assert spec["activation"] == [1.5, 3.0, 0.5]
+    assert MODELS.build(spec).spec() == spec
