@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from graphsec.datasets import (
     airports,
     cache,
+    fairness,
     graphdata,
     heterophilous,
     nettack,
@@ -49,6 +50,7 @@ __all__ = [
     "Entry",
     "airports",
     "available",
+    "fairness",
     "fetch",
     "graphdata",
     "heterophilous",
