@@ -327,19 +327,19 @@ def _run(cell: Cell, cache: Cache) -> Record:
         return _record(cell, "skipped", reason="; ".join(misfits))
     poisoning = p.threat.timing == "poisoning"
     origin = Origin(p.recipe, p.defense)
-    question = None if secret is None else secret.question
+    shown = {} if secret is None else secret.shown
     start = time.perf_counter()
     with rng["scope"].scope():
         view = p.threat.open(
-            None if poisoning else clean, known, rng["view"], question=question, origin=origin,
-            trained=cache.models, examples=None if secret is None else secret.examples,
+            None if poisoning else clean, known, rng["view"], origin=origin,
+            trained=cache.models, **shown,
         )  # fmt: skip
         out = p.attack.run(view, rng["attack"])
     attacked = time.perf_counter() - start
     start = time.perf_counter()
     after = p.defense.fit(out.apply(known), p.recipe, rng["defense"]) if poisoning else clean
     retrained = time.perf_counter() - start if poisoning else 0.0
-    p.threat.check(out, known, clean, after, question=question)
+    p.threat.check(out, known, clean, after, question=shown.get("question"))
     nodes = p.threat.target_nodes(known)
     metrics = score(out, known, clean, secret=secret, after=after, nodes=nodes)
     drawn = curves(out, secret)

@@ -125,6 +125,31 @@ class MemberScores(Outcome):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class AttributeScores(Outcome):
+    """How likely each node has each value of a private attribute.
+
+    Attributes:
+        nodes: (k,).
+        scores: (k, values), higher means more likely; finite, and of one scale for all nodes.
+            Values beyond the last column are held for impossible.
+    """
+
+    nodes: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PropertyGuess(Outcome):
+    """How likely a property holds at its second level rather than at its first.
+
+    Attributes:
+        log_odds: Logarithm of the ratio of the two probabilities; finite, 0 is undecided.
+    """
+
+    log_odds: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Reconstruction(Outcome):
     """Recovered tensors.
 

@@ -10,16 +10,27 @@ from graphsec.metrics import (
     Curve,
     Metric,
     accuracy,
+    attribute_metrics,
     auc_by_degree,
     certified_ratio,
     hits,
     macro_f1,
+    margin,
+    property_metrics,
     r_squared,
     ranking_metrics,
     recommendation_metrics,
     roc_curve,
 )
-from graphsec.outcome import Answers, LinkScores, MemberScores, Outcome, Perturbation
+from graphsec.outcome import (
+    Answers,
+    AttributeScores,
+    LinkScores,
+    MemberScores,
+    Outcome,
+    Perturbation,
+    PropertyGuess,
+)
 from graphsec.predict import Predictor
 from graphsec.threat.features import feature_changes
 
@@ -78,6 +89,14 @@ def score(
         if not torch.equal(asked, secret.question):
             raise ValueError("the outcome must answer the secret's question, in its order")
         numbers.update(ranking_metrics(outcome.scores, secret.answer))
+    if isinstance(outcome, AttributeScores):
+        if secret is None or not torch.equal(outcome.nodes, secret.question):
+            raise ValueError("scoring attributes needs the game's secret, and its nodes in order")
+        numbers.update(attribute_metrics(outcome.scores, secret.answer))
+    if isinstance(outcome, PropertyGuess):
+        if secret is None:
+            raise ValueError("scoring a property needs the game's secret")
+        numbers.update(property_metrics(outcome.log_odds, bool(secret.answer)))
     if isinstance(outcome, MemberScores) and secret is not None:
         groups = auc_by_degree(outcome.scores, secret.answer, graph.degree[outcome.nodes])
         if groups:
@@ -149,6 +168,8 @@ def curves(outcome: Outcome, secret: Secret | None) -> dict[str, Curve]:
     """Curves for figures."""
     if isinstance(outcome, LinkScores | MemberScores) and secret is not None:
         return {"roc": roc_curve(outcome.scores, secret.answer)}
+    if isinstance(outcome, AttributeScores) and secret is not None and secret.answer.max() == 1:
+        return {"roc": roc_curve(margin(outcome.scores), secret.answer)}
     return {}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphsec.cell import Cell, Record, Runtime, run_cell
 from graphsec.defenses.base import build as build_defense
-from graphsec.game import Secret
+from graphsec.game import Game, Secret
 from graphsec.graph import Graph
 from graphsec.outcome import Outcome
 from graphsec.predict import Predictor
@@ -72,6 +72,8 @@ def attack(
     threat: Mapping[str, Any] | Threat | None = None,
     question: Tensor | None = None,
     examples: tuple[Tensor, Tensor] | None = None,
+    public: Graph | None = None,
+    rules: Game | None = None,
     seed: int = 0,
 ) -> Outcome:
     """Attack a predictor, and check the outcome against the threat.
@@ -83,6 +85,9 @@ def attack(
         threat: Fields of ``Threat``; the attack's least access is granted unless it says.
         question: Pairs or nodes asked about, from ``secret.question``.
         examples: What the game reveals, from ``secret.examples``.
+        public: The graph that the attacker knows, where it is another than the known one.
+        rules: The game, where attackers must know how worlds are drawn; ``**secret.shown`` gives
+            all four.
         seed: Seed of the attack.
 
     Raises:
@@ -105,7 +110,7 @@ def attack(
     with rng["scope"].scope():
         view = resolved.open(
             victim, graph, rng["view"], question=question, origin=predictor.origin,
-            examples=examples,
+            examples=examples, public=public, rules=rules,
         )  # fmt: skip
         outcome: Outcome = made.run(view, rng["attack"])
     resolved.check(outcome, graph, predictor, predictor, question=question)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from graphsec.metrics.base import Curve, Metric
 from graphsec.metrics.privacy import (
     DegreeGroup,
+    attribute_metrics,
     auc_by_degree,
     auc_interval,
+    margin,
+    property_metrics,
     ranking_metrics,
     roc_curve,
 )
@@ -19,6 +22,7 @@ __all__ = [
     "DegreeGroup",
     "Metric",
     "accuracy",
+    "attribute_metrics",
     "auc_by_degree",
     "auc_interval",
     "certified_ratio",
@@ -26,7 +30,9 @@ __all__ = [
     "hit_rate",
     "hits",
     "macro_f1",
+    "margin",
     "ndcg",
+    "property_metrics",
     "r_squared",
     "ranking_metrics",
     "recall",

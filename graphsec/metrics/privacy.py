@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphsec.metrics.base import Curve, Metric
+from graphsec.metrics.utility import accuracy, macro_f1
 from graphsec.stats import Interval
 
 
@@ -73,6 +74,69 @@ def ranking_metrics(scores: Tensor, truth: Tensor) -> dict[str, Metric]:
         "tpr_at_0.1%_fpr": Metric(at(1e-3), False, 0, 1, "TPR at 0.1 % FPR"),
         "tpr_at_1%_fpr": Metric(at(1e-2), False, 0, 1, "TPR at 1 % FPR"),
         "precision_at_count": Metric(at_count, False, 0, 1, "precision at the true count"),
+    }
+
+
+def margin(scores: Tensor) -> Tensor:
+    """(k,) how far the score of value 1 is above that of value 0, of two values (k, 2 or 1)."""
+    wide = torch.nn.functional.pad(scores, (0, max(0, 2 - scores.shape[1])))
+    return wide[:, 1] - wide[:, 0]
+
+
+def attribute_metrics(scores: Tensor, truth: Tensor) -> dict[str, Metric]:
+    """Accuracy, macro F1 and AUC of guesses at a private attribute; lower is better to a defender.
+
+    With two values the AUC and its companions are those of ``ranking_metrics``, value 1 against
+    value 0; with more it is the mean over the values that occur of one value against the rest.
+
+    Args:
+        scores: (k, values) higher means more likely; columns beyond the last are 0.
+        truth: (k,) the values, two different ones or more.
+
+    Raises:
+        ValueError: All nodes have one value.
+    """
+    values, counts = torch.unique(truth, return_counts=True)
+    if len(values) < 2:
+        raise ValueError(f"truth must hold two values or more, found {values.tolist()}")
+    guess, most = scores.argmax(1), float(counts.max()) / len(truth)
+    right = accuracy(guess, truth)
+    label = "accuracy on the attribute above that of its most frequent value"
+    found = {
+        "attribute_accuracy": Metric(right, False, 0, 1, "accuracy on the attribute"),
+        "attribute_gain": Metric(right - most, False, -1, 1, label),
+        "attribute_macro_f1": Metric(macro_f1(guess, truth), False, 0, 1, "its macro F1"),
+    }
+    if int(values.max()) == 1:
+        return found | ranking_metrics(margin(scores), truth)
+    wide = torch.nn.functional.pad(scores, (0, max(0, int(values.max()) + 1 - scores.shape[1])))
+    areas = []
+    for value in values:
+        mine = wide[:, value].double().numpy()
+        is_it = (truth == value).numpy()
+        areas.append(auc(mine[is_it], mine[~is_it]))
+    mean = float(np.mean(areas))
+    return found | {"auc": Metric(mean, False, 0, 1, "attack AUC, one value against the rest")}
+
+
+def property_metrics(log_odds: float, holds: bool) -> dict[str, Metric]:
+    """Whether one bit was found, and how surely; lower is better to a defender but for the loss.
+
+    One game is one bit: average ``property_right`` over games, and take the AUC over games
+    (``auc_interval``) of ``property_log_odds`` against ``property_holds``.
+
+    Args:
+        log_odds: The attacker's, that the property holds at its second level.
+        holds: Whether it does.
+    """
+    right = 0.5 if log_odds == 0 else float((log_odds > 0) == holds)
+    loss = float(np.logaddexp(0, -log_odds if holds else log_odds))
+    far = float("inf")
+    return {
+        "property_right": Metric(right, False, 0, 1, "property guessed right"),
+        "property_loss": Metric(loss, True, 0, far, "log loss of the guess at the property"),
+        "property_log_odds": Metric(log_odds, False, -far, far, "log-odds that it holds"),
+        "property_holds": Metric(float(holds), False, 0, 1, "whether the property holds"),
     }
 
 

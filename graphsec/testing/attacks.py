@@ -17,7 +17,15 @@ from graphsec.cell import Cell, score
 from graphsec.defenses import build as build_defense
 from graphsec.game import Secret
 from graphsec.graph import Graph
-from graphsec.outcome import Answers, LinkScores, MemberScores, Outcome, Perturbation
+from graphsec.outcome import (
+    Answers,
+    AttributeScores,
+    LinkScores,
+    MemberScores,
+    Outcome,
+    Perturbation,
+    PropertyGuess,
+)
 from graphsec.predict import Predictor
 from graphsec.registry import ATTACKS, GAMES
 from graphsec.rng import Rng
@@ -99,11 +107,10 @@ class AttackContract(Contract):
 
     def _run(self, graph: Graph, seed: int = 0, spec: Any = None, **threat: Any) -> Any:
         known, secret = self._play(graph)
-        question = None if secret is None else secret.question
         return attack_verb(
             self.component if spec is None else spec, self._victim(known), known,
-            threat={**self.threat, **threat}, question=question, seed=seed,
-            examples=None if secret is None else secret.examples,
+            threat={**self.threat, **threat}, seed=seed,
+            **({} if secret is None else secret.shown),
         )  # fmt: skip
 
     def test_runs_under_its_declared_needs(self, graph: Graph) -> None:
@@ -111,7 +118,7 @@ class AttackContract(Contract):
         known, secret = self._play(graph)
         outcome = self._run(graph, access=tuple(self.component.needs.names))
         assert isinstance(outcome, Outcome)
-        if isinstance(outcome, LinkScores | MemberScores):
+        if isinstance(outcome, LinkScores | MemberScores | AttributeScores):
             assert secret is not None
             asked = outcome.pairs if isinstance(outcome, LinkScores) else outcome.nodes
             assert torch.equal(asked, secret.question)
@@ -135,15 +142,14 @@ class AttackContract(Contract):
         full = self._run(graph)
         parts = (
             Access.FEATURES | Access.EDGES | Access.TRUE_LABELS | Access.TRAIN_LABELS
-            | Access.PARTIAL_EDGES
+            | Access.PARTIAL_EDGES | Access.PARTIAL_ATTRIBUTES | Access.SENSITIVE
         )  # fmt: skip
         for flag in self.component.needs & parts:
             access = tuple((self.component.needs & ~flag).names)
             threat = Threat.of({**self.threat, "access": access}).resolve(self.component)
             view = threat.open(
                 self._victim(known), known, Rng(0)["view"],
-                question=None if secret is None else secret.question,
-                examples=None if secret is None else secret.examples,
+                **({} if secret is None else secret.shown),
             )  # fmt: skip
             try:
                 outcome = self.component.run(view, Rng(0)["attack"])
@@ -229,6 +235,9 @@ class AttackContract(Contract):
                 "beats_random is off: a baseline, or harm that only training on the flips does"
             )
         known, secret = self._play(graph)
+        if GAMES.build(self.game or self.component.game).name == "property":
+            assert statistics.mean(self._right(graph, seed) for seed in range(6)) > 0.5
+            return
         seeds = range(3)
         mine = [self._run(graph, seed) for seed in seeds]
         if isinstance(mine[0], Perturbation):
@@ -251,3 +260,14 @@ class AttackContract(Contract):
         elif secret is not None:
             numbers = [score(one, known, self._victim(known), secret=secret) for one in mine]
             assert statistics.median(float(each["auc"]) for each in numbers) > 0.5
+
+    def _right(self, graph: Graph, seed: int) -> float:
+        """Whether the bit of one game about a property is found."""
+        known, secret = self._play(graph, seed)
+        assert secret is not None
+        victim = self._victim(known, seed)
+        guess = attack_verb(
+            self.component, victim, known, threat=self.threat, seed=seed, **secret.shown
+        )
+        assert isinstance(guess, PropertyGuess)
+        return float(score(guess, known, victim, secret=secret)["property_right"])

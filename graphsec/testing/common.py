@@ -30,6 +30,8 @@ def tiny_graphs() -> dict[str, Graph]:
 
     "blocks" is a stochastic block model with dense features; "weighted" one with edge weights,
     two isolated nodes and an unknown label; "karate" Zachary's club with sparse binary features.
+    All have a sensitive attribute of two values that goes with the first class four times in five;
+    one node of "weighted" has an unknown one.
     """
     return {"blocks": _blocks(90, 3, 1), "weighted": _weighted(), "karate": _karate()}
 
@@ -40,7 +42,9 @@ def _blocks(n: int, classes: int, seed: int) -> Graph:
     chance = np.where(y[:, None] == y[None, :], 0.16, 0.02)
     edges = np.argwhere(np.triu(rng.random((n, n)) < chance, 1))
     x = np.eye(classes)[y] @ rng.normal(size=(classes, 12)) + rng.normal(size=(n, 12)) * 1.5
-    return Graph.from_edges(edges.T, n, x=x, y=y, split=_thirds(n, seed), name="blocks")
+    return Graph.from_edges(
+        edges.T, n, x=x, y=y, split=_thirds(n, seed), sensitive=_group(y, seed), name="blocks"
+    )
 
 
 def _weighted() -> Graph:
@@ -50,9 +54,12 @@ def _weighted() -> Graph:
     y = base.y.numpy().copy() if base.y is not None else np.zeros(48)
     y[47] = -1
     weight = rng.uniform(0.2, 2, edges.shape[1])
+    group = _group(y, 2)
+    group[46] = -1
     return Graph.from_edges(
-        edges, 48, edge_weight=weight, x=base.x, y=y, split=_thirds(46, 2), name="weighted"
-    )
+        edges, 48, edge_weight=weight, x=base.x, y=y, split=_thirds(46, 2), sensitive=group,
+        name="weighted",
+    )  # fmt: skip
 
 
 def _karate() -> Graph:
@@ -64,7 +71,15 @@ def _karate() -> Graph:
     words = rng.random((34, 20)) < np.where(np.arange(20) % 2 == y[:, None], 0.35, 0.15)
     edges = np.array(club.edges())
     x = sp.csr_matrix(words.astype(np.float32))
-    return Graph.from_edges(edges.T, 34, x=x, y=y, split=_thirds(34, 3), name="karate")
+    return Graph.from_edges(
+        edges.T, 34, x=x, y=y, split=_thirds(34, 3), sensitive=_group(y, 3), name="karate"
+    )
+
+
+def _group(y: np.ndarray, seed: int) -> np.ndarray:
+    """A sensitive attribute that mostly says whether a node is of class 0."""
+    odd = np.random.default_rng([seed, 1]).random(len(y)) < 0.2
+    return np.asarray((y == 0) ^ odd, np.int64)
 
 
 def _thirds(n: int, seed: int) -> tuple[np.ndarray, ...]:

@@ -22,10 +22,11 @@ class Access(enum.Flag):
 
     Parts of the graph: FEATURES, EDGES, TRAIN_LABELS, TRUE_LABELS (of every node), SPLIT (who
     is in training), SENSITIVE, EDGE_COUNT, PARTIAL_EDGES (examples of edges and of non-edges,
-    where the game reveals some). Of the victim: LABELS (predicted classes), SCORES
-    (logits), HIDDEN (states of the layers), WEIGHTS (and so gradients through the model),
-    GRADIENTS (of training), TRANSCRIPT (messages between parties), QUERY_INPUT (queries with
-    own features or edges), RECIPE (may train models the same way).
+    where the game reveals some), PARTIAL_ATTRIBUTES (the private attribute of some nodes, where
+    the game reveals it). Of the victim: LABELS (predicted classes), SCORES (logits), HIDDEN
+    (states of the layers), WEIGHTS (and so gradients through the model), GRADIENTS (of
+    training), TRANSCRIPT (messages between parties), QUERY_INPUT (queries with own features or
+    edges), RECIPE (may train models the same way).
     """
 
     NONE = 0
@@ -45,6 +46,7 @@ class Access(enum.Flag):
     QUERY_INPUT = enum.auto()
     RECIPE = enum.auto()
     PARTIAL_EDGES = enum.auto()
+    PARTIAL_ATTRIBUTES = enum.auto()
 
     @staticmethod
     def of(names: Access | str | list[str] | tuple[str, ...]) -> Access:

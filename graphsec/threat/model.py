@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from graphsec.graph import Graph
-from graphsec.outcome import Answers, LinkScores, MemberScores, Outcome, Perturbation
+from graphsec.outcome import (
+    Answers,
+    AttributeScores,
+    LinkScores,
+    MemberScores,
+    Outcome,
+    Perturbation,
+    PropertyGuess,
+)
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import Component, SpecError
 from graphsec.rng import Rng
 from graphsec.threat.access import Access, Budget, BudgetExceeded, known_fields
 from graphsec.threat.features import check_features, check_injection
 from graphsec.threat.view import View
+
+if TYPE_CHECKING:
+    from graphsec.game import Game
 
 Timing = Literal["evasion", "poisoning", "inference"]
 
@@ -99,6 +111,8 @@ class Threat(Component):
         origin: Origin | None = None,
         trained: dict[Any, Predictor] | None = None,
         examples: tuple[Tensor, Tensor] | None = None,
+        public: Graph | None = None,
+        rules: Game | None = None,
     ) -> View:
         """The attacker's door to the victim.
 
@@ -111,8 +125,12 @@ class Threat(Component):
             trained: Models trained through earlier views, to be reused where the graph, recipe,
                 defense and stream are the same.
             examples: What the game reveals: items that it does not ask about, and their answers.
+            public: The graph that the attacker knows what is granted of; None: the known one.
+            rules: The game, where attackers must know how worlds are drawn.
         """
-        return View(self, victim, graph, rng, question, origin, trained, examples)
+        return View(
+            self, victim, graph, rng, question, origin, trained, examples, public, rules
+        )  # fmt: skip
 
     def target_nodes(self, graph: Graph) -> Tensor:
         """Indices of the targets."""
@@ -156,13 +174,18 @@ class Threat(Component):
                     f"answers must have one row for each of the {graph.num_nodes} nodes, "
                     f"found shape {tuple(outcome.logits.shape)}"
                 )
-        elif isinstance(outcome, LinkScores | MemberScores):
+        elif isinstance(outcome, PropertyGuess):
+            if not math.isfinite(outcome.log_odds):
+                raise ValueError(f"log_odds must be finite, found {outcome.log_odds}")
+        elif isinstance(outcome, LinkScores | MemberScores | AttributeScores):
             asked = outcome.pairs if isinstance(outcome, LinkScores) else outcome.nodes
             if not torch.isfinite(outcome.scores).all():
                 raise ValueError("scores must be finite, found NaN or infinity")
-            if outcome.scores.dim() != 1 or outcome.scores.shape[0] != asked.shape[-1]:
+            wide = isinstance(outcome, AttributeScores)
+            if outcome.scores.dim() != 1 + wide or outcome.scores.shape[0] != asked.shape[-1]:
+                one = "row" if wide else "value"
                 raise ValueError(
-                    f"scores must have one value for each asked item ({asked.shape[-1]}), "
+                    f"scores must have one {one} for each asked item ({asked.shape[-1]}), "
                     f"found shape {tuple(outcome.scores.shape)}"
                 )
             if question is not None and not torch.equal(asked, question):

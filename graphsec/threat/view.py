@@ -19,6 +19,7 @@ from graphsec.threat.features import FeatureLimits
 from graphsec.train import Release
 
 if TYPE_CHECKING:
+    from graphsec.game import Game
     from graphsec.threat.model import Threat
 
 
@@ -39,13 +40,16 @@ class View:
         origin: Origin | None,
         trained: dict[Any, Predictor] | None = None,
         examples: tuple[Tensor, Tensor] | None = None,
+        public: Graph | None = None,
+        rules: Game | None = None,
     ) -> None:
         self.threat = threat
         self.question = question
         self.queries = 0
         self.trainings = 0
         self._victim, self._graph, self._rng = victim, graph, rng
-        self._examples = examples
+        self._public = graph if public is None else public
+        self._examples, self._rules = examples, rules
         self._origin = origin or (victim.origin if victim is not None else None)
         self._trained: dict[Any, Predictor] = {} if trained is None else trained
 
@@ -67,8 +71,11 @@ class View:
 
     @cached_property
     def known(self) -> Graph:
-        """The graph as far as the attacker sees it: what is not granted is left out."""
-        has, graph = self.threat.granted, self._graph
+        """The graph as far as the attacker sees it: what is not granted is left out.
+
+        It is the victim's, without what the game keeps private, or one of the attacker's own.
+        """
+        has, graph = self.threat.granted, self._public
         changes: dict[str, Any] = {}
         if Access.FEATURES not in has:
             changes["x"] = None
@@ -86,11 +93,11 @@ class View:
         return graph.replace(**changes) if changes else graph
 
     def _train_labels(self) -> Tensor | None:
-        if self._graph.y is None or self._graph.split is None:
+        y, split = self._public.y, self._public.split
+        if y is None or split is None:
             return None
-        hidden = torch.full_like(self._graph.y, -1)
-        train = self._graph.split.train
-        hidden[train] = self._graph.y[train]
+        hidden = torch.full_like(y, -1)
+        hidden[split.train] = y[split.train]
         return hidden
 
     @property
@@ -102,18 +109,34 @@ class View:
 
     @property
     def examples(self) -> tuple[Tensor, Tensor]:
-        """Pairs (2, k) and whether each is an edge, 0 or 1 (PARTIAL_EDGES); never asked about.
+        """What the game reveals and never asks about.
+
+        Pairs (2, k) and whether each is an edge, 0 or 1 (PARTIAL_EDGES), or nodes (k,) and the
+        value that each has of the private attribute (PARTIAL_ATTRIBUTES).
 
         Raises:
             ValueError: The game reveals nothing.
         """
-        self._require(Access.PARTIAL_EDGES, "view.examples")
+        nodes = self._examples is not None and self._examples[0].dim() == 1
+        flag = Access.PARTIAL_ATTRIBUTES if nodes else Access.PARTIAL_EDGES
+        self._require(flag, "view.examples")
         if self._examples is None:
             raise ValueError(
                 "view.examples: the game reveals nothing; set reveal of the game 'links', and "
                 "pass examples=secret.examples"
             )
         return self._examples
+
+    @property
+    def rules(self) -> Game:
+        """The game, where it is played with graphs that attackers must draw too.
+
+        Raises:
+            ValueError: It is played without.
+        """
+        if self._rules is None:
+            raise ValueError("view.rules: the game's rules are missing; pass rules=secret.rules")
+        return self._rules
 
     @cached_property
     def targets(self) -> Tensor:
@@ -145,7 +168,7 @@ class View:
     def feature_limits(self) -> FeatureLimits:
         """What may be done to features, and what those of injected nodes may be (FEATURES)."""
         self._require(Access.FEATURES, "view.feature_limits")
-        return FeatureLimits.of(self.threat.budget, self._graph)
+        return FeatureLimits.of(self.threat.budget, self._public)
 
     @property
     def queries_left(self) -> int | None:

@@ -1,0 +1,11 @@
+"""Games: what is secret, drawn before training; one file a game."""
+
+from __future__ import annotations
+
+from graphsec.game.attributes import Attributes
+from graphsec.game.base import Game, Open, Secret
+from graphsec.game.links import Links
+from graphsec.game.membership import Membership
+from graphsec.game.property import Property
+
+__all__ = ["Attributes", "Game", "Links", "Membership", "Open", "Property", "Secret"]
