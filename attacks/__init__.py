@@ -27,11 +27,13 @@ from graphsec.attacks.adversarial import (
     sga,
     tdgia,
 )
+from graphsec.attacks.attributes import from_features, from_outputs
 from graphsec.attacks.base import Attack
 from graphsec.attacks.inference import hogwild
 from graphsec.attacks.links import linkteller, stealing
 from graphsec.attacks.membership import confidence, lira, rmia, shadow_mlp
 from graphsec.attacks.poisoning import meta_pgd, meta_prbcd, metattack
+from graphsec.attacks.properties import loss_test, mean_threshold, shadow_worlds
 from graphsec.attacks.reconstruction import chain_inversion, graphmi, mc_gra, similarity
 
 __all__ = [
@@ -45,14 +47,18 @@ __all__ = [
     "feature_prbcd",
     "fga",
     "fgsm",
+    "from_features",
+    "from_outputs",
     "graphmi",
     "grbcd",
     "hogwild",
     "linkteller",
     "lira",
     "local_prbcd",
+    "loss_test",
     "lrbcd",
     "mc_gra",
+    "mean_threshold",
     "meta_pgd",
     "meta_prbcd",
     "metattack",
@@ -67,6 +73,7 @@ __all__ = [
     "rmia",
     "sga",
     "shadow_mlp",
+    "shadow_worlds",
     "similarity",
     "stealing",
     "tdgia",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphsec.cell import Record
 from graphsec.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Registry, SpecError
+from graphsec.stats import paired
 from graphsec.store import Store
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ _KINDS: dict[str, Registry[Any]] = {
     "defense": DEFENSES,
     "attack": ATTACKS,
 }
+
+_ROW = ("dataset", "model", "defense")
 
 
 class Results(Sequence[Record]):
@@ -65,6 +68,59 @@ class Results(Sequence[Record]):
         import pandas as pd
 
         return pd.DataFrame([_line(record) for record in self])
+
+    def advantage(self, baseline: str, metric: str = "auc") -> pd.DataFrame:
+        """What every attack gains over the best variant of a baseline, in the attacker's favour.
+
+        A variant is the baseline with other fields; of those with the same data set, model and
+        defense the one with the best mean counts, which is to an attack's disadvantage. That both
+        know equally much beside what is compared is for the spec to see to.
+
+        Args:
+            baseline: Name of an attack.
+            metric: The number compared.
+
+        Returns:
+            A line for each data set, model, defense and attack (and its game): the means of both,
+            the ``advantage`` over pairs of equal seeds with its 95 % interval ``low`` … ``high``
+            (missing with one pair), the p-value, and the number of pairs.
+
+        Raises:
+            SpecError: No finished record of the baseline has the metric.
+        """
+        import pandas as pd
+
+        sign = 1.0
+        groups: dict[tuple[tuple[str, ...], str, str], dict[tuple[int, int], float]] = {}
+        for record in self:
+            if record.status == "done" and metric in record.metrics:
+                sign = -1.0 if record.metrics[metric]["higher_is_better"] else 1.0
+                spec = record.spec
+                row = (*(label(kind, spec[kind]) for kind in _ROW), json.dumps(spec["training"]))
+                key = (row, label("attack", spec["attack"]), json.dumps(spec["game"]))
+                values = groups.setdefault(key, {})
+                values[int(spec["data_seed"]), int(spec["seed"])] = sign * record.value(metric)
+        rivals = {key: g for key, g in groups.items() if key[1].partition("(")[0] == baseline}
+        if not rivals:
+            raise SpecError(f"no finished record of the attack {baseline!r} has {metric!r}")
+        lines = []
+        for key, mine in groups.items():
+            same = [
+                g for other, g in rivals.items() if other[0] == key[0] and mine.keys() <= g.keys()
+            ]
+            if key in rivals or not same:
+                continue
+            best = max(same, key=lambda g: sum(g[seeds] for seeds in mine))
+            theirs = [best[seeds] for seeds in mine]
+            found = paired(list(mine.values()), theirs)
+            gain, n = found.difference, len(mine)
+            lines.append({
+                **dict(zip(_ROW, key[0], strict=False)), "attack": key[1], "game": key[2],
+                "metric": metric, "mean": sign * sum(mine.values()) / n,
+                "baseline": sign * sum(theirs) / n, "advantage": gain.mean,
+                "low": gain.low, "high": gain.high, "p_value": found.p_value, "pairs": n,
+            })  # fmt: skip
+        return pd.DataFrame(lines)
 
     def table(self, **options: Any) -> Any:
         """Table for the terminal (see ``graphsec.report.table``)."""

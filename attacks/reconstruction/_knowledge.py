@@ -74,6 +74,29 @@ class Knowledge:
         return found
 
 
+def access_to(sources: Sequence[Source]) -> Access:
+    """What must be granted; outputs come with the hidden states."""
+    needed = Access.NONE
+    for source in sources:
+        if source != "outputs" or "hidden" not in sources:
+            needed |= ACCESS[source]
+    return needed
+
+
+def gathered(view: View, sources: Sequence[Source]) -> Knowledge:
+    """What is known from these sources, asked for once."""
+    states = view.hidden() if "hidden" in sources else []
+    logits = None
+    if "outputs" in sources:
+        logits = states[-1] if states else view.logits()
+    return Knowledge(
+        x=inputs(view.known) if "features" in sources else None,
+        hidden=tuple(states[:-1]),
+        logits=logits,
+        y=view.known.y if "labels" in sources else None,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionAttack(Attack):
     """Base of attacks that score pairs of nodes by how likely they are edges.
@@ -104,24 +127,11 @@ class ReconstructionAttack(Attack):
     @property
     def needs(self) -> Access:
         """Access to each thing known."""
-        needed = Access.NONE
-        for source in self.knows:
-            if source != "outputs" or "hidden" not in self.knows:
-                needed |= ACCESS[source]
-        return needed
+        return access_to(self.knows)
 
     def known(self, view: View) -> Knowledge:
         """All that the attacker knows, asked for once."""
-        states = view.hidden() if "hidden" in self.knows else []
-        logits = None
-        if "outputs" in self.knows:
-            logits = states[-1] if states else view.logits()
-        return Knowledge(
-            x=inputs(view.known) if "features" in self.knows else None,
-            hidden=tuple(states[:-1]),
-            logits=logits,
-            y=view.known.y if "labels" in self.knows else None,
-        )
+        return gathered(view, self.knows)
 
     def run(self, view: View, rng: Rng) -> LinkScores:
         """A score for each pair asked about; for all pairs where none is asked about."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from graphsec.testing import AttackContract, tiny_graphs
 
 BASELINES = (
     "none",
+    "property-loss-test",
     "random",
     "random-features",
     "random-injection",
@@ -59,6 +61,26 @@ def noise_graphs() -> dict[str, Graph]:
     return graphs
 
 
+# Classes that features and edges tell apart badly: what is left is how frequent each is.
+CROWD = {"name": "dc-sbm", "num_nodes": 240, "classes": 2, "signal": 0.3, "homophily": 0.5}
+
+
+@cache
+def crowds() -> dict[str, Graph]:
+    """Graphs large enough to be divided in three, whose group says much about features."""
+    graphs = {}
+    for seed, name in enumerate(("dense", "sparse")):
+        graph = graphsec.load(CROWD, seed=seed)
+        assert graph.y is not None
+        assert graph.x is not None
+        odd = torch.from_numpy(np.random.default_rng(seed).random(240) < 0.1)
+        group = ((graph.y == 0) ^ odd).long()
+        x = graph.x if name == "dense" else graph.x.relu().to_sparse_csr()
+        split = graphsec.splits(graph, 1, fractions=[0.5, 0, 0.5])[0].split
+        graphs[name] = graph.replace(x=x, sensitive=group, split=split, name=name)
+    return graphs
+
+
 # Membership of nodes in the training of a victim without dropout or decay.
 MEMBERS = {
     "graphs": noise_graphs,
@@ -66,8 +88,11 @@ MEMBERS = {
     "training": {"epochs": 30, "weight_decay": 0.0},
 }
 
+LARGE = {"graphs": crowds}
+
 OTHERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("confidence", "lira", "rmia", "shadow-mlp"), MEMBERS),
+    **dict.fromkeys(("property-loss-test", "property-shadow", "property-threshold"), LARGE),
     "brute-force": {
         "threat": {"budget": {"edges": 4}, "targets": (0, 7, 12, 30)},
         "graphs": small_graphs,
@@ -81,6 +106,8 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 SPECS = {  # enough for tiny graphs
     "degree": {"name": "degree", "steps": 10},
+    "property-shadow": {"name": "property-shadow", "shadows": 8},
+    "property-threshold": {"name": "property-threshold", "shadows": 8},
     "grbcd": {"name": "grbcd", "steps": 8},
     "brute-force": {"name": "brute-force", "stop": True},
     "feature-pgd": {"name": "feature-pgd", "steps": 20},
@@ -132,6 +159,34 @@ for _name, _knows in KNOWN.items():
             "game": {"name": "links", "reveal": 0.2},
         },
     )
+
+
+# What is known of nodes whose private attribute is asked for, and where it is to be found.
+ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "hidden": {"spec": {"name": "attribute-inference", "knows": ("hidden",)}},
+    "all": {
+        "spec": {
+            "name": "attribute-inference", "classifier": "mlp",
+            "knows": ("features", "hidden", "outputs", "labels"),
+        },
+        "game": {"name": "attributes", "trained": True},
+    },
+    "column": {
+        "spec": "attribute-inference", "game": {"name": "attributes", "attribute": 3},
+        "graphs": staticmethod(binary_graphs), "beats_random": False,  # 17 examples of noise
+    },
+}  # fmt: skip
+for _name, _fields in ATTRIBUTES.items():
+    _class = f"Test_attribute_inference_{_name}"
+    globals()[_class] = type(_class, (AttackContract,), _fields)
+
+
+WEIGHTS = {
+    "spec": {"name": "property-shadow", "knows": "weights", "shadows": 8},
+    "graphs": staticmethod(crowds),
+    "beats_random": False,  # eight shadow models are too few for some hundred numbers
+}
+Test_property_shadow_weights = type("Test_property_shadow_weights", (AttackContract,), WEIGHTS)
 
 
 @pytest.fixture(scope="module", params=tiny_graphs().values(), ids=list(tiny_graphs()))

@@ -1,0 +1,1 @@
+"""Attacks on private attributes of nodes, one file a method."""

@@ -1,0 +1,1 @@
+"""Attacks on properties of the graph that was trained on, one file a method."""
