@@ -23,6 +23,7 @@ from graphsec.results import Results
 from graphsec.rng import Rng
 
 Spec = str | Mapping[str, Any]
+VARIED = ("edges", "queries")  # budgets that may be lists: a row of cells for each
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Matrix:
         seeds: Seeds of training, game and attack. Data sets whose graph or split is drawn get
             the same seed, so that intervals are over splits too; a published split stays.
         splits: Split strategy for data sets that can be split and don't say how.
-        threat: Fields of ``Threat`` for all attacks.
+        threat: Fields of ``Threat`` for all attacks; its ``budget.queries``, and that of an attack,
+            may be a list, and each number makes a cell.
         budgets: Values of ``threat.budget.edges``; attacks that change no edges are run once.
         training: Fields of ``Training`` in which all cells differ from the models' recipes.
         optional: Data sets to leave out where they can't be loaded.
@@ -185,7 +187,7 @@ class Matrix:
             found.setdefault(key, entry)
         return list(found.values())
 
-    def _grid(self) -> Iterator[tuple[Part, int, Part, Part, Part, float | None]]:
+    def _grid(self) -> Iterator[tuple[Part, int, Part, Part, Part, dict[str, Any]]]:
         for plugin in self.plugins:
             try:
                 importlib.import_module(plugin)
@@ -201,7 +203,7 @@ class Matrix:
                 continue
             for seed in self.seeds:
                 if self.mlp_line:
-                    yield (dataset, seed, _part(MODELS.build, _line_model(dataset)), *plain, None)
+                    yield (dataset, seed, _part(MODELS.build, _line_model(dataset)), *plain, {})
                 for model in models:
                     for defense in defenses:
                         for attack in attacks:
@@ -218,23 +220,29 @@ class Matrix:
             return part
         return _part(DATASETS.build, {**part.spec, "split": self.splits})
 
-    def _budgets(self, attack: Part) -> Sequence[float | None]:
-        """Edge budgets of an attack; only one for those that have none."""
+    def _budgets(self, attack: Part) -> Sequence[dict[str, Any]]:
+        """Numbers of edges and of queries of an attack, each pair once; edges where it spends any.
+
+        A list of queries is for attacks: the clean row asks nothing, and is run once.
+        """
+        budget = _budget({**self.threat, **attack.threat})
+        edges, queries = _listed(budget.get("edges")), _listed(budget.get("queries"))
+        if "budget" not in attack.threat and self.budgets:
+            edges = list(self.budgets)
         if attack.made is None or not spends_edges(attack.made):
-            return (None,)
-        scalar = _budget({**self.threat, **attack.threat}).get("edges")
-        listed = list(scalar) if isinstance(scalar, list | tuple) else [scalar]
-        return listed if "budget" in attack.threat else list(self.budgets) or listed
+            edges = [None]
+        if attack.made is None or (attack.made.name == "none" and len(queries) > 1):
+            queries = [None]
+        pairs = [{"edges": most, "queries": asked} for most in edges for asked in queries]
+        return [{k: v for k, v in pair.items() if v is not None} for pair in pairs]
 
     def _entry(
         self, dataset: Part, seed: int, model: Part, defense: Part, attack: Part,
-        edges: float | None,
+        amounts: Mapping[str, Any],
     ) -> Entry:  # fmt: skip
         threat = {**self.threat, **attack.threat}
-        budget = {k: v for k, v in _budget(threat).items() if k not in ("edges", "name")}
-        if edges is not None:
-            budget["edges"] = edges
-        threat["budget"] = budget
+        others = {k: v for k, v in _budget(threat).items() if k not in (*VARIED, "name")}
+        threat["budget"] = {**others, **amounts}
         training = {**self.training, **model.own.get("training", {})}
         drawn = dataset.made is None or seeded(dataset.made)
         rest: dict[str, Any] = {"threat": threat, "training": training, "seed": seed}
@@ -344,7 +352,8 @@ class Matrix:
 
 def spends_edges(attack: Any) -> bool:
     """Whether an attack flips edges, so that budgets make a difference to it."""
-    return bool(attack.game == "open" and attack.name != "none")
+    changes = attack.game == "open" and attack.timing != "inference"
+    return bool(changes and attack.name != "none")
 
 
 def _line_model(dataset: Part) -> str:
@@ -362,6 +371,10 @@ def _budget(threat: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(budget, Mapping):
         raise SpecError(f"matrix: threat.budget must be a table, got {budget!r}")
     return dict(budget)
+
+
+def _listed(amount: Any) -> list[Any]:
+    return list(amount) if isinstance(amount, list | tuple) else [amount]
 
 
 def _check_list(name: str, value: Any, *, empty: bool = True) -> None:

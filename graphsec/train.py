@@ -154,7 +154,8 @@ class Trace:
 
 
 def loss_of(task: str, logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy over labelled nodes, or mean squared error for regression."""
+    """Cross-entropy over labelled nodes (k,), or with the probabilities (k, classes) that ``y``
+    holds of each class; mean squared error for regression."""  # noqa: D205, D209
     if task == "regression":
         return F.mse_loss(logits.squeeze(-1), y)
     return F.cross_entropy(logits, y, ignore_index=-1)
@@ -171,6 +172,7 @@ def fit(
     release: Step | None = None,
     on_epoch: OnEpoch | None = None,
     world: World | None = None,
+    targets: Tensor | None = None,
 ) -> Trace:
     """Train ``model`` in place.
 
@@ -187,6 +189,8 @@ def fit(
         world: Called with the part of the split and the epoch before each epoch ("train") and
             each look at the validation nodes ("val"); gives the features and adjacency to take
             in the place of ``x`` and ``adj`` (attacked ones, or those learned with the model).
+        targets: (n, classes) probabilities to train on in the place of the labels, which are still
+            what is validated on: a model learns another's answers.
 
     Returns:
         What the training showed.
@@ -207,7 +211,10 @@ def fit(
             "training.sampler must be None where the defense changes the graph in training, "
             f"got {training.sampler.name!r}"
         )
-    objective = (BPR if ranking else Labels)(model, graph, training, x, adj)
+    if ranking:
+        objective: BPR | Labels = BPR(model, graph, training, x, adj)
+    else:
+        objective = Labels(model, graph, training, x, adj, targets)
     optimizer = _optimizer(model, training, ranking)
     schedule = _schedule(optimizer, training)
     keeper = _Keeper(training)
@@ -251,12 +258,14 @@ class Labels:
     """The objective of classification and regression: a loss over labelled nodes."""
 
     def __init__(
-        self, model: GNN, graph: Graph, training: Training, x: Tensor | Features, adj: Adj
-    ) -> None:
+        self, model: GNN, graph: Graph, training: Training, x: Tensor | Features, adj: Adj,
+        targets: Tensor | None = None,
+    ) -> None:  # fmt: skip
         assert graph.y is not None
         assert graph.split is not None
         self.model, self.training, self.x, self.adj = model, training, x, adj
         self.task, self.y, self.split = graph.task, graph.y, graph.split
+        self.wanted = graph.y if targets is None else targets
         self.scopes = _scopes(adj, graph.split, training)
 
     def losses(self, rng: Rng) -> Iterator[tuple[int, Tensor]]:
@@ -269,7 +278,7 @@ class Labels:
                 logits = self.model.at(xs, adjs, roots)
             else:
                 logits = read(self.model(xs, adjs), adjs, roots, pooling)
-            loss = loss_of(self.task, logits, self.y[roots])
+            loss = loss_of(self.task, logits, self.wanted[roots])
             penalty = self.model.penalty(xs, adjs)
             yield len(roots), loss if penalty is None else loss + penalty
 
