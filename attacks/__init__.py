@@ -29,6 +29,7 @@ from graphsec.attacks.adversarial import (
 )
 from graphsec.attacks.attributes import from_features, from_outputs
 from graphsec.attacks.base import Attack
+from graphsec.attacks.extraction import laundering, subgraphs, surrogate
 from graphsec.attacks.inference import hogwild
 from graphsec.attacks.links import linkteller, stealing
 from graphsec.attacks.membership import confidence, lira, rmia, shadow_mlp
@@ -52,6 +53,7 @@ __all__ = [
     "graphmi",
     "grbcd",
     "hogwild",
+    "laundering",
     "linkteller",
     "lira",
     "local_prbcd",
@@ -76,5 +78,7 @@ __all__ = [
     "shadow_worlds",
     "similarity",
     "stealing",
+    "subgraphs",
+    "surrogate",
     "tdgia",
 ]

@@ -8,6 +8,7 @@ if __name__ != "graphsec.defenses":
 from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
+from graphsec.defenses.ownership import fingerprint, watermark
 from graphsec.defenses.private import dp_gnn, gap, mc_gpb, noisy_graph, scores, votes
 from graphsec.defenses.purify import gdc, jaccard, svd
 from graphsec.defenses.robust import (
@@ -25,6 +26,7 @@ __all__ = [
     "adversarial_training",
     "build",
     "dp_gnn",
+    "fingerprint",
     "gap",
     "gdc",
     "gnnguard",
@@ -40,4 +42,5 @@ __all__ = [
     "soft_medoid",
     "svd",
     "votes",
+    "watermark",
 ]

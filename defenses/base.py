@@ -11,6 +11,7 @@ from torch import Tensor
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, Sizes, inputs
 from graphsec.ops import Adj, Features
+from graphsec.ownership import Verifier
 from graphsec.predict import How, Origin, Predictor, PrivacyStatement
 from graphsec.registry import DEFENSES, Component, SpecError
 from graphsec.rng import Rng
@@ -29,6 +30,7 @@ class Defense(Component):
         draws: Whether ``drawn`` draws something that answers depend on and that is secret.
         filters: Whether ``allows`` can refuse pairs.
         certified: What each column of ``certify`` counts; empty where nothing is certified.
+        verifies: Whether ``verifier`` can tell whose model a suspect is.
         tasks: Tasks whose graphs it can defend.
     """
 
@@ -38,6 +40,7 @@ class Defense(Component):
     draws: ClassVar[bool] = False
     filters: ClassVar[bool] = False
     certified: ClassVar[tuple[str, ...]] = ()
+    verifies: ClassVar[bool] = False
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Why a model or its training can't be behind this defense; None if it can."""
@@ -87,6 +90,19 @@ class Defense(Component):
             TypeError: This defense certifies nothing.
         """
         raise TypeError(f"{self.name} certifies nothing")
+
+    def verifier(self, predictor: Predictor, graph: Graph, rng: Rng) -> Verifier:
+        """What gives a verdict on any suspect: is it a copy of ``predictor``?
+
+        Args:
+            predictor: The owner's model, trained behind this defense.
+            graph: The graph that it was trained on.
+            rng: Stream of what the owner trains to compare with.
+
+        Raises:
+            TypeError: This defense verifies nothing.
+        """
+        raise TypeError(f"{self.name} verifies nothing")
 
     # -- the way through ----------------------------------------------------------------------
 
@@ -188,6 +204,10 @@ class Compose(Defense):
         for part in self.parts[1:]:
             if part.draws:
                 raise SpecError(f"defense 'compose': {part.name!r} must be the first part")
+        owners = [part for part in self.parts if part.verifies]
+        if len(owners) > 1:
+            names = ", ".join(repr(part.name) for part in owners)
+            raise SpecError(f"defense 'compose': one part may verify ownership, got {names}")
 
     @property
     def _trainers(self) -> list[Defense]:
@@ -202,6 +222,19 @@ class Compose(Defense):
         """The first reason that a part has."""
         reasons = (part.refuses(recipe) for part in self.parts)
         return next((reason for reason in reasons if reason), None)
+
+    @property
+    def verifies(self) -> bool:  # type: ignore[override]
+        """Whether any part does."""
+        return any(part.verifies for part in self.parts)
+
+    def verifier(self, predictor: Predictor, graph: Graph, rng: Rng) -> Verifier:
+        """The verifier of the part that has one."""
+        for part in self.parts:
+            if part.verifies:
+                made: Verifier = part.verifier(predictor, graph, rng)
+                return made
+        return super().verifier(predictor, graph, rng)
 
     def drawn(self, graph: Graph, rng: Rng) -> Defense:
         """With the first part drawn, which is the only one that may."""

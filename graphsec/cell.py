@@ -21,11 +21,12 @@ from graphsec.defenses.base import Defense
 from graphsec.defenses.base import build as build_defense
 from graphsec.game import Game
 from graphsec.graph import Graph
-from graphsec.outcome import Perturbation
+from graphsec.outcome import Perturbation, StolenModel
+from graphsec.ownership import Verifier
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import ATTACKS, DATASETS, GAMES, SpecError
 from graphsec.rng import Rng
-from graphsec.scoring import certified_curves, curves, score
+from graphsec.scoring import certified_curves, curves, ownership, score
 from graphsec.threat import Threat
 from graphsec.train import Recipe
 
@@ -242,7 +243,7 @@ class Record:
 
 @dataclass
 class Trained:
-    """A trained row: graph, known graph and predictor, and its certificate where it has one."""
+    """A trained row: graph, known graph and predictor, and what its defense finds out once."""
 
     graph: Graph
     known: Graph
@@ -250,6 +251,16 @@ class Trained:
     seconds: float
     radii: torch.Tensor | None = None
     certify_seconds: float = 0.0
+    verify: Verifier | None = None
+    verify_seconds: float = 0.0
+
+    def verifier(self, rng: Rng) -> Verifier:
+        """The owner's verifier, prepared once a row."""
+        if self.verify is None:
+            start = time.perf_counter()
+            self.verify = self.predictor.verifier(self.known, rng)
+            self.verify_seconds = time.perf_counter() - start
+        return self.verify
 
     def certify(self, rng: Rng) -> torch.Tensor:
         """(n, kinds) certified radii of all answers on the known graph, found once a row."""
@@ -347,6 +358,8 @@ def _run(cell: Cell, cache: Cache) -> Record:
     if p.defense.certified and isinstance(out, Perturbation) and not poisoning:
         radii = trained.certify(rng["certify"])
         drawn |= certified_curves(radii, p.defense.certified, known, clean, nodes)
+    if p.defense.verifies and isinstance(out, StolenModel):
+        metrics |= ownership(trained.verifier(rng["verify"])(out.predictor))
     privacy = after.privacy
     return _record(
         cell,
@@ -358,6 +371,7 @@ def _run(cell: Cell, cache: Cache) -> Record:
             "train_seconds": trained.seconds + retrained,
             "attack_seconds": attacked,
             **({"certify_seconds": trained.certify_seconds} if trained.certify_seconds else {}),
+            **({"verify_seconds": trained.verify_seconds} if trained.verify_seconds else {}),
             "peak_memory_mb": peak_memory(),
             "queries": view.queries,
             "trainings": view.trainings,

@@ -222,6 +222,20 @@ class Predictor:
         radii: Tensor = self.origin.defense.certify(self, graph, nodes, rng)
         return radii
 
+    def verifier(self, graph: Graph, rng: Any) -> Any:
+        """What gives a ``Verdict`` on any suspect predictor, where the defense verifies.
+
+        Args:
+            graph: The graph that this predictor was trained on.
+            rng: Stream of what the owner trains to compare with.
+
+        Raises:
+            TypeError: The defense verifies nothing.
+        """
+        if self.origin is None:
+            raise TypeError("a wrapped model verifies nothing")
+        return self.origin.defense.verifier(self, graph, rng)
+
     @property
     def filters(self) -> bool:
         """Whether sanitising can refuse pairs, so that ``allows`` is worth asking."""

@@ -30,7 +30,9 @@ from graphsec.outcome import (
     Outcome,
     Perturbation,
     PropertyGuess,
+    StolenModel,
 )
+from graphsec.ownership import Verdict
 from graphsec.predict import Predictor
 from graphsec.threat.features import feature_changes
 
@@ -82,6 +84,8 @@ def score(
             numbers["injected"] = Metric(new, False, 0, float("inf"), "nodes injected")
     if isinstance(outcome, Answers):
         numbers.update(_under_conditions(outcome, graph, predictor, nodes, numbers))
+    if isinstance(outcome, StolenModel):
+        numbers.update(_stolen(outcome, graph, after, nodes))
     if isinstance(outcome, LinkScores | MemberScores):
         if secret is None:
             raise ValueError("scoring links or members needs the game's secret")
@@ -162,6 +166,29 @@ def _under_conditions(
         numbers["attacked_accuracy"] = Metric(value, True, 0, 1, "accuracy under attack")
         numbers["accuracy_drop"] = Metric(drop, False, -1, 1, "loss of accuracy")
     return numbers
+
+
+def _stolen(
+    outcome: StolenModel, graph: Graph, victim: Predictor, nodes: torch.Tensor | None
+) -> dict[str, Metric]:
+    """How often the copy answers as the victim does, and how often it is right."""
+    if nodes is None:
+        nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)
+    copied = outcome.predictor.predict(graph, nodes)
+    same = float((copied == victim.predict(graph, nodes)).double().mean())
+    numbers = {"fidelity": Metric(same, False, 0, 1, "fidelity of the copy")}
+    if graph.y is not None and bool((graph.y[nodes] >= 0).any()):
+        right = accuracy(copied, graph.y[nodes])
+        numbers["stolen_accuracy"] = Metric(right, False, 0, 1, "accuracy of the copy")
+    return numbers
+
+
+def ownership(verdict: Verdict) -> dict[str, Metric]:
+    """What the owner finds about a copy: a high score and a low p-value accuse it."""
+    return {
+        "ownership_score": Metric(verdict.score, True, -1, 1, verdict.meaning),
+        "ownership_p": Metric(verdict.p_value, False, 0, 1, "p-value against the copy"),
+    }
 
 
 def curves(outcome: Outcome, secret: Secret | None) -> dict[str, Curve]:

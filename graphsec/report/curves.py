@@ -96,6 +96,40 @@ def _line(made: Book, defense: str, rows: list[Row]) -> figures.Line:
     return figures.Line(label=defense, x=x, y=y, place=made.defenses.index(defense))
 
 
+def thefts(dataset: str, model: str, rows: list[Row], name: str) -> list[dict[str, Any]]:
+    """One figure for each defense: fidelity of the copies over the queries, a line an attack."""
+    counted = [
+        row
+        for row in rows
+        if "fidelity" in row.record.metrics
+        and (row.scenario.spec.get("budget") or {}).get("queries")
+    ]
+    found = []
+    for i, defense in enumerate(distinct(counted, lambda r: r.defense), 1):
+        mine = [row for row in counted if row.defense == defense]
+        if len({row.scenario.spec["budget"]["queries"] for row in mine}) < 2:
+            continue
+        lines = []
+        for place, attack in enumerate(distinct(mine, lambda r: r.scenario.attack)):
+            points = {
+                float(scenario.spec["budget"]["queries"]): value
+                for scenario in scenarios([r for r in mine if r.scenario.attack == attack])
+                if (value := summary([r for r in mine if same(r, scenario)], "fidelity"))
+            }
+            x = tuple(sorted(points))
+            y = tuple(points[each] for each in x)
+            lines.append(figures.Line(label=attack, x=x, y=y, place=place))
+        svg = figures.robustness(
+            lines, None, limits=_limits([v for line in lines for v in line.y], None),
+            title=f"fidelity over queries, {defense}, {dataset}, {model}", name=f"{name}-q{i}",
+            x_label="queries", y_label="fidelity of the copy",
+        )  # fmt: skip
+        tags = sorted({r.scenario.tag for r in mine}, key=lambda t: int(t[1:]))
+        found.append({"svg": svg, "title": f"theft of the model, defense: {defense}", "tags": tags,
+                      "what": "fidelity over the queries asked"})  # fmt: skip
+    return found
+
+
 def rocs(made: Book, rows: list[Row], name: str) -> list[dict[str, Any]]:
     """ROC curves of every attack that scores, linear and logarithmic, averaged."""
     scoring = [row for row in rows if "roc" in row.record.curves]

@@ -25,6 +25,7 @@ from graphsec.outcome import (
     Outcome,
     Perturbation,
     PropertyGuess,
+    StolenModel,
 )
 from graphsec.predict import Predictor
 from graphsec.registry import ATTACKS, GAMES
@@ -257,6 +258,12 @@ class AttackContract(Contract):
         elif isinstance(mine[0], Answers):  # the trivial one leaves the answers as they are
             scored = [score(one, known, self._victim(known)) for one in mine]
             assert statistics.median(float(each["answer_change"]) for each in scored) > 1e-3
+        elif isinstance(mine[0], StolenModel):  # the trivial one always gives the commonest answer
+            assert known.split is not None
+            answers = self._victim(known).predict(known, known.split.test)
+            commonest = float(torch.bincount(answers).max()) / len(answers)
+            scored = [score(one, known, self._victim(known)) for one in mine]
+            assert statistics.median(float(each["fidelity"]) for each in scored) > commonest
         elif secret is not None:
             numbers = [score(one, known, self._victim(known), secret=secret) for one in mine]
             assert statistics.median(float(each["auc"]) for each in numbers) > 0.5

@@ -160,6 +160,17 @@ class DefenseContract(Contract):
             attacked = graph.flip(pairs[:, ~allowed])
             torch.testing.assert_close(made.logits(attacked), made.logits(graph))
 
+    def test_recognises_itself(self, graph: Graph) -> None:
+        """An owner's verdict on the model itself accuses it, and says the same when asked again."""
+        if not self.component.verifies:
+            raise SkipTest("verifies nothing")
+        made = self._fitted(graph)
+        verify = made.verifier(graph, Rng(0)["verify"])
+        disturb()
+        assert verify(made).accuses()
+        assert verify(made) == made.verifier(graph, Rng(0)["verify"])(made)
+        assert 0 < verify(self._fitted(graph, "none", seed=1)).p_value <= 1
+
     def test_composes(self, graph: Graph) -> None:
         """Beside ``none`` it is itself."""
         composed = self._fit(graph, [self.component, "none"])

@@ -21,6 +21,7 @@ from graphsec.outcome import (
     Outcome,
     Perturbation,
     PropertyGuess,
+    StolenModel,
 )
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import Component, SpecError
@@ -158,7 +159,7 @@ class Threat(Component):
 
         Raises:
             BudgetExceeded: More was changed than allowed.
-            ValueError: Scores are not finite or not about the question.
+            ValueError: Scores are not finite or not about the question, or a copy's answers.
         """
         if isinstance(outcome, Perturbation):
             self._check_flips(outcome, graph)
@@ -177,6 +178,15 @@ class Threat(Component):
         elif isinstance(outcome, PropertyGuess):
             if not math.isfinite(outcome.log_odds):
                 raise ValueError(f"log_odds must be finite, found {outcome.log_odds}")
+        elif isinstance(outcome, StolenModel):
+            shown = outcome.predictor.logits(graph)
+            if not torch.isfinite(shown).all():
+                raise ValueError("the copy's answers must be finite, found NaN or infinity")
+            if shown.dim() != 2 or len(shown) != graph.num_nodes:
+                raise ValueError(
+                    f"the copy must answer about each of the {graph.num_nodes} nodes, "
+                    f"found shape {tuple(shown.shape)}"
+                )
         elif isinstance(outcome, LinkScores | MemberScores | AttributeScores):
             asked = outcome.pairs if isinstance(outcome, LinkScores) else outcome.nodes
             if not torch.isfinite(outcome.scores).all():

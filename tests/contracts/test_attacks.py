@@ -14,6 +14,7 @@ from graphsec.graph import Graph
 from graphsec.outcome import Perturbation
 from graphsec.registry import ATTACKS
 from graphsec.testing import AttackContract, tiny_graphs
+from graphsec.testing.common import TRAINING
 
 BASELINES = (
     "none",
@@ -104,7 +105,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "feature-prbcd": {"threat": FEATURES, "trivial": "random-features", "graphs": binary_graphs},
 }
 
-SPECS = {  # enough for tiny graphs
+SPECS: dict[str, dict[str, Any]] = {  # enough for tiny graphs
     "degree": {"name": "degree", "steps": 10},
     "property-shadow": {"name": "property-shadow", "shadows": 8},
     "property-threshold": {"name": "property-threshold", "shadows": 8},
@@ -122,7 +123,10 @@ SPECS = {  # enough for tiny graphs
     "metattack": {"name": "metattack", "inner_steps": 20},
     "query-search": {"name": "query-search", "steps": 60},
     "rmia": {"name": "rmia", "shadows": 2},
+    "model-extraction": {"name": "model-extraction", "training": TRAINING},
+    "model-laundering": {"name": "model-laundering", "epochs": 20, "labels": 1.0},
     "shadow-mlp": {"name": "shadow-mlp", "shadows": 2},
+    "subgraph-extraction": {"name": "subgraph-extraction", "copies": 5, "training": TRAINING},
     "tdgia": {"name": "tdgia", "rounds": 2, "steps": 20},
 }
 
@@ -187,6 +191,19 @@ WEIGHTS = {
     "beats_random": False,  # eight shadow models are too few for some hundred numbers
 }
 Test_property_shadow_weights = type("Test_property_shadow_weights", (AttackContract,), WEIGHTS)
+# What thieves may know, and be told.
+STOLEN: dict[str, dict[str, Any]] = {
+    "labels": {"answers": "labels", "edges": 0.5},
+    "own": {"query": "own", "features": 0.5},
+    "features": {"edges": 0, "rebuild": "features", "neighbours": 3},
+    "answers": {"edges": 0, "rebuild": "answers", "neighbours": 3},
+    "shadow": {"shadow": 0.4, "edges": 0.2, "features": 0.5},
+}
+for _name, _known in STOLEN.items():
+    _class = f"Test_model_extraction_{_name}"
+    globals()[_class] = type(
+        _class, (AttackContract,), {"spec": {**SPECS["model-extraction"], **_known}}
+    )
 
 
 @pytest.fixture(scope="module", params=tiny_graphs().values(), ids=list(tiny_graphs()))

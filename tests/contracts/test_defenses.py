@@ -34,10 +34,12 @@ SPECS = {
     },
     "gap": {"name": "gap", "epsilon": 1e3, "cap": 8, "steps": 80, "hops": 1},
     "gdc": GDC,
+    "fingerprint": {"name": "fingerprint", "models": 19},
     "mc-gpb": {"name": "mc-gpb", "beta": 0.1, "gamma": 0.01},
     "private-votes": {"name": "private-votes", "epsilon": 1e3, "steps": 80, "rate": 0.5},
     "smoothing": {"name": "smoothing", "samples": 20},
     "svd": {"name": "svd", "rank": 8},
+    "watermark": {"name": "watermark", "nodes": 24},
 }
 
 # What is behind them, where it can't be the contract's own model.
