@@ -52,6 +52,10 @@ class Defense(Component):
         """This defense with what it draws once for a training on ``graph``; itself if nothing."""
         return self
 
+    def public(self) -> Defense:
+        """This defense as attackers know it: another key where one of its fields is a secret."""
+        return self
+
     def sanitise(
         self, x: Tensor | Features, adj: Adj, how: How = "exact"
     ) -> tuple[Tensor | Features, Adj]:
@@ -240,6 +244,10 @@ class Compose(Defense):
         """With the first part drawn, which is the only one that may."""
         parts = tuple(part.drawn(graph, rng) for part in self.parts)
         return replace(self, parts=parts)
+
+    def public(self) -> Defense:
+        """With every part as attackers know it."""
+        return replace(self, parts=tuple(part.public() for part in self.parts))
 
     def present(self, logits: Tensor) -> Tensor:
         """Every part's presentation in turn."""

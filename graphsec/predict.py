@@ -253,10 +253,12 @@ class Predictor:
         """The same predictor with its preprocessing run another way, for adaptive attackers.
 
         It carries no trace: what training released is another access than the weights. Its answers
-        are the model's own: who has the weights needs no presentation of them.
+        are the model's own: who has the weights needs no presentation of them. Its origin is what
+        attackers know of it, without keys.
         """
+        known = self.origin and Origin(self.origin.recipe, self.origin.defense.public())
         other = Predictor(
-            self.model, sanitise=self.sanitise, origin=self.origin, how=how,
+            self.model, sanitise=self.sanitise, origin=known, how=how,
             privacy=self.privacy, allowed=self._allowed,
         )  # fmt: skip
         if how == "bypass":

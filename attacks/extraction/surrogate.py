@@ -176,6 +176,7 @@ class ModelExtraction(ExtractionAttack):
         copy = trained_copy(graph, nodes, targets, self.recipe, rng["copy"])
         if own is not None:
             copy.sanitise = _Numbered(own)
+            copy.sizes = None  # the numbers would be missing from a file
         return StolenModel(predictor=copy, info={"asked": asked})
 
     def _holding(self, view: View, rng: Rng) -> Holding:

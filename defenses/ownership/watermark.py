@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -21,6 +21,8 @@ from graphsec.registry import DEFENSES, Range
 from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace
 from graphsec.train import fit as train_model
+
+_DECOY = 2**31 - 1  # the key that attackers are shown
 
 
 @DEFENSES.register("watermark")
@@ -54,6 +56,10 @@ class Watermark(Defense):
     nodes: Annotated[int, Field(ge=4), Range(10, 200, log=True)] = 40
     density: Annotated[float, Field(ge=0, le=1), Range(0.01, 0.5, log=True)] = 0.05
     key: Annotated[int, Field(ge=0)] = 0
+
+    def public(self) -> Watermark:
+        """With a key that is not the owner's."""
+        return replace(self, key=_DECOY)
 
     def trigger(self, graph: Graph) -> Graph:
         """The trigger graph, all of it labelled."""

@@ -294,7 +294,7 @@ class View:
     def _train(self, graph: Graph, rng: Rng, defense: str | None) -> Predictor:
         if self._origin is None:
             raise AccessDenied("view.train: a wrapped model has no recipe to train by")
-        made = self._origin.defense if defense is None else DEFENSES.build(defense)
+        made = self._origin.defense.public() if defense is None else DEFENSES.build(defense)
         key = (graph.fingerprint, str(rng), str(made.spec()), str(self._origin.recipe.spec()))
         if key not in self._trained:
             self.trainings += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from graphsec.predict import Predictor
 from graphsec.registry import SpecError
 from graphsec.rng import Rng
 from graphsec.testing import tiny_graphs
+from graphsec.threat import Threat
 
 GRAPHS = tiny_graphs()
 BLOCKS = GRAPHS["blocks"]
@@ -140,6 +142,24 @@ def test_watermarks_are_learned_with_a_cleaned_graph_too() -> None:
     assert verify(plain).p_value > 1e-3
     wrong = build({**mark, "key": 5}).verifier(marked, BLOCKS, Rng(0))
     assert wrong(marked).p_value > 1e-3  # another key proves nothing
+
+
+def test_attackers_do_not_get_the_key() -> None:
+    """Neither with the weights nor in the models that they train as the victim was."""
+    wide = {"name": "gcn", "hidden": 64, "dropout": 0.0}
+    key = {"name": "watermark", "nodes": 30, "key": 7}
+    for defense in (key, ["jaccard", key]):
+        victim = graphsec.fit(BLOCKS, wide, defense, training={"epochs": 120, "weight_decay": 0.0})
+        view = Threat.of({"access": ["weights", "edges", "recipe", "features", "true_labels",
+                                     "split"]}).open(victim, BLOCKS, Rng(0))  # fmt: skip
+        verify = victim.verifier(BLOCKS, Rng(0))
+        origin = view.model().origin
+        assert origin is not None
+        assert '"key": 7' not in json.dumps(origin.spec())
+        assert verify(view.model()).accuses(0.001)
+        assert not verify(view.train(view.known, Rng(1))).accuses(0.001)
+        assert victim.origin is not None
+        assert '"key": 7' in json.dumps(victim.origin.spec())
 
 
 def test_watermark_refuses_dense_graphs() -> None:
