@@ -129,9 +129,9 @@ def shown(predictor: Predictor, graph: Graph, compared: Compared, classes: int) 
     Args:
         predictor: Whom to ask.
         graph: About what.
-        compared: "scores": centred logits as they are presented, scaled to length 1 a node, so that
-            how sure a model is does not count; "labels", one-hot; or "embeddings" from inside: the
-            states of the last layer but one.
+        compared: "scores": logits as they are presented, centred at each node and of norm 1 in all,
+            so that a temperature does not count; "labels", one-hot; or "embeddings" from inside:
+            the states of the last layer but one.
         classes: Columns of the first two; what a model does not know is its least likely class.
     """
     if compared == "embeddings":
@@ -142,4 +142,5 @@ def shown(predictor: Predictor, graph: Graph, compared: Compared, classes: int) 
         return F.one_hot(logits.argmax(1), classes).double()
     least = logits.min(1, keepdim=True).values.expand(-1, classes - logits.shape[1])
     logits = torch.cat([logits, least], 1)
-    return F.normalize(logits - logits.mean(1, keepdim=True), dim=1)
+    centred = logits - logits.mean(1, keepdim=True)
+    return centred / centred.norm().clamp(min=1e-300)
