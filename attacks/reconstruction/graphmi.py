@@ -14,6 +14,7 @@ from graphsec.attacks.reconstruction._knowledge import Knowledge, Reconstruction
 from graphsec.attacks.reconstruction._relaxed import Loss, Relaxed, gram
 from graphsec.ops.dense import smoothness
 from graphsec.ops.similarity import pair_similarity
+from graphsec.ops.symmetric import Symmetric
 from graphsec.registry import ATTACKS, Range
 from graphsec.search import project
 from graphsec.threat import Access, View
@@ -74,9 +75,9 @@ class GraphMI(ReconstructionAttack):
         labelled = (known.y >= 0).nonzero().ravel()
         y, alike = known.y[labelled], gram(known.x)
 
-        def rough(a: Tensor) -> Tensor:
+        def rough(a: Symmetric) -> Tensor:
             wrong: Tensor = F.cross_entropy(relaxed.states(a)[-1][labelled], y)
             size: Tensor = a.norm() / 2**0.5  # each pair stands in a twice
             return wrong + self.norm * size
 
-        return rough, lambda a: rough(a) + self.smooth * smoothness(a, alike)
+        return rough, lambda a: rough(a) + self.smooth * smoothness(a.matrix, alike)

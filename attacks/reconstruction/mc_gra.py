@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -12,12 +13,15 @@ from torch import Tensor
 
 from graphsec.attacks.reconstruction._knowledge import Knowledge, ReconstructionAttack, Source
 from graphsec.attacks.reconstruction._relaxed import Loss, Relaxed, gram
+from graphsec.ops import Features
 from graphsec.ops.dependence import alignment, cka, gaussian_kernel, hsic, information
 from graphsec.ops.similarity import pair_similarity
+from graphsec.ops.symmetric import Symmetric
 from graphsec.registry import ATTACKS, Range
 from graphsec.threat import Access, View
 
 Measure = Literal["hsic", "cka", "kde", "mse"]
+NARROW = 256  # columns up to which a thin product costs less than a kernel of all pairs
 
 
 @ATTACKS.register("mc-gra")
@@ -70,33 +74,22 @@ class MCGRA(ReconstructionAttack):
         """The adjacency found, how alike states are on it, and all that was known."""
         assert known.x is not None
         relaxed = Relaxed(view, known.x, self.name)
-        a = self._adam(relaxed, self._loss(relaxed, known))
+        loss = self.loss(relaxed, known)
+        a = relaxed.adam(loss, relaxed.constant(0.01), self.steps, self.lr)
         with torch.no_grad():
             states = relaxed.states(a)
         alike = [pair_similarity(state, pairs, "cosine") for state in states]
         return [a[pairs[0], pairs[1]], *alike, *known.similarities(pairs)]
 
-    def _adam(self, relaxed: Relaxed, loss: Loss) -> Tensor:
-        """(n, n) what Adam finds between 0 and 1, from a little weight everywhere."""
-        a = relaxed.constant(0.01)
-        mean, square = torch.zeros_like(a), torch.zeros_like(a)
-        for step in range(1, self.steps + 1):
-            gradient = relaxed.gradient(loss, a)
-            mean.lerp_(gradient, 0.1)
-            square.lerp_(gradient.square_(), 0.001)
-            scale = (square / (1 - 0.999**step)).sqrt_().add_(1e-12)
-            a = a.addcdiv_(mean, scale, value=-self.lr / (1 - 0.9**step)).clamp_(0, 1)
-        return a
-
-    def _loss(self, relaxed: Relaxed, known: Knowledge) -> Loss:
+    def loss(self, relaxed: Relaxed, known: Knowledge) -> Loss:
         """What is minimised, as a function of the adjacency."""
         assert known.x is not None
-        prior = _topology(self.measure, gram(known.x))
+        prior = _topology(self.measure, known.x)
         targets = [self._fixed(state) for state in known.hidden]
         answers = None if known.logits is None else self._fixed(known.logits.softmax(1))
         right = None if known.y is None else (known.y >= 0).nonzero().ravel()
 
-        def loss(a: Tensor) -> Tensor:
+        def loss(a: Symmetric) -> Tensor:
             states = relaxed.states(a)
             total: Tensor = self.norm * a.norm()
             if right is not None and self.label:
@@ -110,12 +103,12 @@ class MCGRA(ReconstructionAttack):
                 total = total - self.prior * prior(a)
             if self.chain:
                 first = F.normalize(states[0], dim=1)
-                total = total - self.chain * _topology(self.measure, first @ first.T)(a)
+                total = total - self.chain * _topology(self.measure, first)(a)
             return total
 
         return loss
 
-    def _fixed(self, target: Tensor) -> Loss:
+    def _fixed(self, target: Tensor) -> Callable[[Tensor], Tensor]:
         """How far a state has to do with a known one, about 1 at best."""
         if self.measure == "mse":
             spread = target.var(0, correction=0).sum().clamp(min=1e-12) * len(target)
@@ -130,14 +123,19 @@ class MCGRA(ReconstructionAttack):
         return lambda state: information(kernel, gaussian_kernel(state)) / most
 
 
-def _topology(measure: Measure, kernel: Tensor) -> Loss:
-    """How far an adjacency, as a kernel of its own, has to do with a kernel (n, n) of the nodes."""
+def _topology(measure: Measure, rows: Tensor | Features) -> Loss:
+    """How far an adjacency, as a kernel, has to do with the linear kernel of rows (n, d)."""
+    if measure == "mse" and rows.shape[1] <= NARROW:  # ‖K − A‖² without K
+        thin = rows.to_dense()
+        size = (thin.T @ thin).square().sum().clamp(min=1e-12)
+        return lambda a: (2 * ((a @ thin) * thin).sum() - a.square) / size - 1
+    kernel = gram(rows)
     if measure == "mse":
         size = kernel.square().sum().clamp(min=1e-12)
-        return lambda a: -(kernel - a).square().sum() / size
+        return lambda a: (2 * a.inner(kernel) - a.square) / size - 1
     if measure == "kde":
         eye = torch.eye(len(kernel))
         positive = kernel.clamp(min=0)
         most = information(positive, positive).clamp(min=1e-12)
-        return lambda a: information(positive, a + eye) / most
-    return lambda a: alignment(kernel, a, scaled=measure == "cka")
+        return lambda a: information(positive, a.matrix + eye) / most
+    return lambda a: alignment(kernel, a.matrix, scaled=measure == "cka")

@@ -14,6 +14,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from graphsec.ops.functions import edge_ratio, edge_sum, sddmm, spmm
 from graphsec.ops.noise import noisy
 from graphsec.ops.structure import CSR, Pairs, in_transform, kernels_for, outside_transforms
+from graphsec.ops.symmetric import Symmetric
 
 if TYPE_CHECKING:
     from graphsec.graph import Graph
@@ -78,6 +79,7 @@ class Adj:
         final: The weights are a finished operator: ``normalized`` leaves them alone.
         factors: (L, R), (rows, r) and (cols, r): W also has the dense part L Rᵀ, of any sign,
             which only ``merged`` spells out; R is None for the identity (``dense``).
+        learned: L again, where products with it are to note their derivatives down.
     """
 
     csr: CSR
@@ -92,13 +94,16 @@ class Adj:
     hops: tuple[Adj, ...] = ()
     final: bool = False
     factors: tuple[Tensor, Tensor | None] | None = None
+    learned: Symmetric | None = None
 
     @staticmethod
-    def dense(matrix: Tensor) -> Adj:
+    def dense(matrix: Tensor | Symmetric) -> Adj:
         """The adjacency with the entries of ``matrix`` (n, n), row = receiving node."""
-        n = len(matrix)
-        indices = torch.zeros(n + 1, dtype=torch.int64, device=matrix.device)
-        return Adj(csr=CSR(indices, indices[:0], n), factors=(matrix, None))
+        learned = matrix if isinstance(matrix, Symmetric) else None
+        entries = matrix.matrix if isinstance(matrix, Symmetric) else matrix
+        indices = torch.zeros(len(entries) + 1, dtype=torch.int64, device=entries.device)
+        csr = CSR(indices, indices[:0], len(entries))
+        return Adj(csr=csr, factors=(entries, None), learned=learned)
 
     @staticmethod
     def of(graph: Graph) -> Adj:
@@ -139,6 +144,7 @@ class Adj:
         if self.factors is not None:
             across = left.pop(0)
             changes["factors"] = (across, None if self.factors[1] is None else left.pop(0))
+            changes["learned"] = None
         return replace(self, **changes)
 
     def hop(self, i: int) -> Adj:
@@ -219,7 +225,10 @@ class Adj:
             degree = degree.index_add(0, self.block.pairs[1], signed)
             if self.block.symmetric:
                 degree = degree.index_add(0, self.block.pairs[0], signed)
-        if self.factors is not None:
+        if self.learned is not None:
+            ones = degree.new_ones(self.num_nodes, 1)
+            degree = degree + (self.learned @ ones).squeeze(1)
+        elif self.factors is not None:
             across, along = self.factors
             degree = degree + (across.sum(1) if along is None else across @ along.sum(0))
         return degree
@@ -289,7 +298,7 @@ class Adj:
                 f"num_nodes must be ≤ {LARGEST} where a low-rank adjacency is spelled out "
                 f"entry by entry (attention, medians), got {n}"
             )
-        rest = replace(self, factors=None, left=None, right=None, loop=0.0).merged()
+        rest = replace(self, factors=None, learned=None, left=None, right=None, loop=0.0).merged()
         assert rest.weight is not None
         matrix = left if right is None else left @ right.T
         matrix = matrix.index_put(rest.csr.coo, rest.weight.to(matrix.dtype), accumulate=True)
@@ -435,7 +444,8 @@ def propagate(adj: Adj, h: Tensor, reduce: Literal["sum", "mean", "max"] = "sum"
     if adj.factors is not None:
         across, along = adj.factors
         sent = x.flatten(1) if along is None else along.to(x.dtype).T @ x.flatten(1)
-        out = torch.add(out, (across.to(x.dtype) @ sent).view_as(out), out=place)
+        operand = across.to(x.dtype) if adj.learned is None else adj.learned
+        out = torch.add(out, (operand @ sent).view_as(out), out=place)
     if adj.left is not None:
         out = torch.mul(out, adj.left.to(x.dtype).view(-1, 1, 1), out=place)
     return out if h.dim() == 3 else out.squeeze(1)

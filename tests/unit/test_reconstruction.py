@@ -13,14 +13,16 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 import graphsec
+from graphsec.attacks.reconstruction import mc_gra
 from graphsec.attacks.reconstruction._knowledge import combined
 from graphsec.attacks.reconstruction._relaxed import Relaxed
 from graphsec.attacks.reconstruction.graphmi import GraphMI
 from graphsec.attacks.reconstruction.mc_gra import MCGRA
 from graphsec.graph import Graph
 from graphsec.models.base import inputs
-from graphsec.ops import Adj
+from graphsec.ops import Adj, symmetric
 from graphsec.ops.dependence import alignment, cka, gaussian_kernel, hsic, information
+from graphsec.ops.symmetric import Symmetric, mirror
 from graphsec.registry import ATTACKS, GAMES, SpecError
 from graphsec.rng import Rng
 from graphsec.testing import tiny_graphs
@@ -196,6 +198,72 @@ def test_what_is_known_is_what_is_asked_for() -> None:
             ATTACKS.build({"name": name, "knows": few})
 
 
+class Plain(Symmetric):
+    """All left to autograd."""
+
+    def __matmul__(self, h: Tensor) -> Tensor:
+        return self.matrix @ h
+
+    def inner(self, kernel: Tensor) -> Tensor:
+        return (self.matrix * kernel).sum()
+
+    @property
+    def square(self) -> Tensor:
+        return self.matrix.square().sum()
+
+
+@pytest.mark.parametrize("model", ["gcn", "sage", "gat"])
+@pytest.mark.parametrize("measure", ["hsic", "cka", "kde", "mse"])
+@pytest.mark.parametrize("narrow", [0, 10_000])
+def test_derivatives_in_factors_are_those_of_autograd(
+    measure: Any, model: str, narrow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mc_gra, "NARROW", narrow)
+    known, _, victim = sparse_world(model)
+    attack = MCGRA(measure=measure)
+    view = view_of(attack, victim, known)
+    have = attack.known(view)
+    assert have.x is not None
+    relaxed = Relaxed(view, have.x, "mc-gra")
+    loss = attack.loss(relaxed, have)
+    a = mirror(torch.rand(120, 120) / 10)
+    plain = Plain(a)
+    (entry,) = torch.autograd.grad(loss(plain), plain.matrix)
+    wanted = (entry + entry.T).fill_diagonal_(0)
+    assert torch.allclose(relaxed.gradient(loss, a), wanted, atol=1e-5 * float(wanted.abs().max()))
+    with torch.no_grad():
+        assert torch.allclose(loss(Symmetric(a)), loss(plain), rtol=1e-5)
+
+
+@pytest.mark.parametrize("narrow", [0, 10_000])
+def test_the_mse_of_kernels_is_that_of_their_entries(
+    narrow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mc_gra, "NARROW", narrow)
+    rows, a = torch.randn(30, 4), mirror(torch.rand(30, 30))
+    kernel = rows @ rows.T
+    wanted = -(kernel - a).square().sum() / kernel.square().sum()
+    with torch.no_grad():
+        assert torch.allclose(mc_gra._topology("mse", rows)(Symmetric(a)), wanted, rtol=1e-5)
+
+
+def test_blocks_of_a_derivative_cover_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symmetric, "ROWS", 7)
+    a, h, kernel = (torch.rand(30, 30, dtype=torch.float64) for _ in range(3))
+    a, kernel, found = mirror(a), mirror(kernel), torch.zeros_like(a)
+
+    def loss(a: Symmetric) -> Tensor:
+        return (a @ (a @ h)).sin().sum() + a.inner(kernel) ** 2 + a.norm() + a.matrix.exp().sum()
+
+    leaf, plain = Symmetric(a), Plain(a)
+    for rows, slope in leaf.blocks(loss(leaf)):
+        found[rows, rows.start :] = slope
+    (entry,) = torch.autograd.grad(loss(plain), plain.matrix)
+    assert torch.allclose(mirror(found), (entry + entry.T).fill_diagonal_(0))
+    nothing = Symmetric(torch.zeros(5, 5))
+    assert not any(bool(slope.any()) for _, slope in nothing.blocks(nothing.norm()))
+
+
 @pytest.mark.parametrize("measure", ["hsic", "cka", "kde", "mse"])
 def test_mc_gra_lowers_its_loss(measure: Any) -> None:
     known, _, victim = sparse_world()
@@ -204,12 +272,13 @@ def test_mc_gra_lowers_its_loss(measure: Any) -> None:
     have = attack.known(view)
     assert have.x is not None
     relaxed = Relaxed(view, have.x, "mc-gra")
-    loss = attack._loss(relaxed, have)
-    found = attack._adam(relaxed, loss)
+    loss = attack.loss(relaxed, have)
+    found = relaxed.adam(loss, relaxed.constant(0.01), attack.steps, attack.lr)
     assert torch.equal(found, found.T)
     assert ((found >= 0) & (found <= 1)).all()
     with torch.no_grad():
-        assert float(loss(found)) < float(loss(relaxed.constant(0.01))) - 0.01
+        begin = float(loss(Symmetric(relaxed.constant(0.01))))
+        assert float(loss(Symmetric(found))) < begin - 0.01
 
 
 def test_reconstructions_beat_their_prior_knowledge() -> None:
