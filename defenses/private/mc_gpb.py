@@ -104,12 +104,6 @@ class MCGPB(Defense):
         model.load_state_dict(kept)
         return trace
 
-    def dependence(self, a: Tensor, b: Tensor) -> Tensor:
-        """D of states (k, d) and (k, e), a number."""
-        if self.measure == "kde":
-            return information(gaussian_kernel(a), gaussian_kernel(b))
-        return (cka if self.measure == "cka" else hsic)(a, b)
-
     def leakage(self, states: list[Tensor], ends: Tensor) -> Tensor:
         """The terms of β and γ.
 
@@ -117,14 +111,17 @@ class MCGPB(Defense):
             states: (n, width) of each layer.
             ends: (2, k) edges.
         """
+        described = {"kde": gaussian_kernel}.get(self.measure, lambda h: h)
+        dependence = {"kde": information, "cka": cka, "hsic": hsic}[self.measure]
         u, v = ends
+        near = [described(h[u]) for h in states]
         total = states[0].new_zeros(())
         if self.beta:
-            for h in states:
-                total = total + self.beta * self.dependence(h[u], h[v])
+            for here, h in zip(near, states, strict=True):
+                total = total + self.beta * dependence(here, described(h[v]))
         if self.gamma:
-            for before, after in pairwise(states):
-                total = total + self.gamma * self.dependence(after[u], before[u])
+            for before, after in pairwise(near):
+                total = total + self.gamma * dependence(after, before)
         return total
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -68,10 +69,13 @@ def gaussian_kernel(a: Tensor, width: float = 0.4) -> Tensor:
         width: Bandwidth in units of the spread, so that the scale of the features is of no account.
     """
     c = centred(a)
-    square = c.square().sum(1)
-    distance = (square[:, None] + square - 2 * c @ c.T).clamp(min=0)
-    kernel: Tensor = (-distance / (2 * width**2 * distance.mean().clamp(min=1e-12))).exp()
-    return kernel
+    square = c.square().sum(1, keepdim=True)
+    # The mean square distance is twice the mean square from the centre.
+    c = c * (4 * width**2 * square.mean()).clamp(min=1e-12).rsqrt()
+    square, one = c.square().sum(1, keepdim=True), torch.ones_like(square)
+    # 2 c_i·c_j − ‖c_i‖² − ‖c_j‖² in one product: passes over (n, n) are what this costs.
+    exponent = torch.cat([2 * c, -square, -one], 1) @ torch.cat([c, one, square], 1).T
+    return exponent.clamp(max=0).exp()
 
 
 def information(k: Tensor, m: Tensor) -> Tensor:
