@@ -65,7 +65,7 @@ def score(
         if after is not predictor:
             raise ValueError("local attacks are scored on the predictor they met, not on another")
         return _by_target(outcome, graph, predictor)
-    numbers = _utility(graph, predictor, nodes)
+    numbers = {**_utility(graph, predictor, nodes), **_validation(graph, predictor)}
     if isinstance(outcome, Perturbation) and graph.task == "classification":
         if nodes is None:  # of the graph as it was: injected nodes have no labels
             nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)
@@ -250,6 +250,17 @@ def _utility(
         "accuracy": Metric(accuracy(predicted, y), True, 0, 1, "clean accuracy"),
         "macro_f1": Metric(macro_f1(predicted, y), True, 0, 1, "clean macro F1"),
     }
+
+
+def _validation(graph: Graph, predictor: Predictor) -> dict[str, Metric]:
+    """Accuracy on the validation nodes: what hyperparameters may be chosen by."""
+    if graph.task != "classification" or graph.split is None or graph.y is None:
+        return {}
+    nodes = graph.split.val
+    if not len(nodes):
+        return {}
+    value = accuracy(predictor.predict(graph, nodes), graph.y[nodes])
+    return {"val_accuracy": Metric(value, True, 0, 1, "clean accuracy, validation")}
 
 
 def _ranked(

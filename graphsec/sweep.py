@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from graphsec.registry import (
@@ -116,15 +117,20 @@ def objective(
     metrics: str | Sequence[str],
     *,
     search: Mapping[str, Sequence[str] | None] | Sequence[str] = ("attack",),
+    seeds: Sequence[int] | None = None,
     store: str | None = None,
     runtime: Runtime | None = None,
 ) -> Callable[[optuna.Trial], float | tuple[float, ...]]:
     """An Optuna objective that runs variants of one cell.
 
+    What is chosen by a sweep must not be chosen on the test nodes or the secret: maximise
+    "val_accuracy".
+
     Args:
         template: The cell to vary.
         metrics: Metric to return, or several for a study of several directions.
         search: Parts to vary ("model", "training", "defense", "attack"), or part → fields.
+        seeds: Seeds of cell and data set that metrics are means over; None: the template's own.
         store: URL of a store, so that a variant is run once and resumes; None keeps nothing.
         runtime: Threads, and rows kept in memory.
 
@@ -146,17 +152,22 @@ def objective(
     def run(trial: optuna.Trial) -> float | tuple[float, ...]:
         import optuna
 
-        record = _run(_variant(template, parts, trial), store, runtime, cache)
-        trial.set_user_attr("key", record.key)
-        if record.status == "skipped":
-            raise optuna.TrialPruned(record.reason)
-        if record.status == "failed":
-            raise RuntimeError(record.reason)
+        cell = _variant(template, parts, trial)
+        cells = [replace(cell, seed=s, data_seed=s) for s in seeds] if seeds else [cell]
         names = [metrics] if isinstance(metrics, str) else list(metrics)
-        for name in names:
-            if name not in record.metrics:
-                raise SpecError(f"no metric {name!r}; {did_you_mean(name, [*record.metrics])}")
-        values = tuple(record.value(name) for name in names)
+        found = []
+        trial.set_user_attr("key", cells[0].key)
+        for each in cells:
+            record = _run(each, store, runtime, cache)
+            if record.status == "skipped":
+                raise optuna.TrialPruned(record.reason)
+            if record.status == "failed":
+                raise RuntimeError(record.reason)
+            for name in names:
+                if name not in record.metrics:
+                    raise SpecError(f"no metric {name!r}; {did_you_mean(name, [*record.metrics])}")
+            found.append([record.value(name) for name in names])
+        values = tuple(fmean(column) for column in zip(*found, strict=True))
         return values[0] if isinstance(metrics, str) else values
 
     return run

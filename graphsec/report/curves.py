@@ -9,6 +9,8 @@ from typing import Any
 from graphsec.metrics import relative_area
 from graphsec.report import certificates, figures
 from graphsec.report.data import Book, Row, Scenario, distinct, same, scenarios, summary
+from graphsec.report.findings import strongest
+from graphsec.report.labels import name_of
 from graphsec.stats import Interval
 
 AMOUNTS = ("edges", "edges_per_node", "nodes", "features", "features_per_node")
@@ -190,3 +192,31 @@ def certified(
                       key=lambda t: int(t[1:]))  # fmt: skip
         found.append({"svg": svg, "title": title, "tags": tags, "what": what})
     return found
+
+
+def tradeoff(
+    dataset: str, model: str, rows: list[Row], name: str, metric: str = "auc"
+) -> list[dict[str, Any]]:
+    """What defenses let out over what they keep, where three or more met attacks that score."""
+    scored = [row for row in rows if metric in row.record.metrics]
+    points = []
+    for defense in distinct(scored, lambda r: r.defense):
+        mine = [row for row in scored if row.defense == defense]
+        worst, clean = strongest(mine, defense, metric, -1), summary(mine, "accuracy")
+        if worst is not None and clean is not None:
+            kind = name_of(mine[0].record.spec.get("defense"))
+            points.append(figures.Point(label=defense, kind=kind, x=clean, y=worst.value))
+    if len(points) < 3:
+        return []
+    title = f"utility and leakage, {dataset}, {model}"
+    svg = figures.tradeoff(
+        points, x_label="clean accuracy", y_label="AUC of the strongest attack", title=title,
+        name=f"{name}-t",
+    )  # fmt: skip
+    best = "; ".join(f"{p.label} {p.x.mean:.3f}, {p.y.mean:.3f}" for p in figures.front(points))
+    what = (
+        "AUC of the attack that is strongest against a defense, over its clean accuracy on test "
+        f"nodes; lower and to the right is better. None is better in both than the front: {best}"
+    )
+    tags = sorted({r.scenario.tag for r in scored}, key=lambda t: int(t[1:]))
+    return [{"svg": svg, "title": "Utility and leakage", "tags": tags, "what": what}]

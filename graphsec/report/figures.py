@@ -87,6 +87,61 @@ def robustness(
     return _svg(figure, title, f"{title}. {'; '.join(spoken)}.", name)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One defense: what it keeps and what it lets out.
+
+    Attributes:
+        label: Its name with its fields.
+        kind: Its name alone, which decides colour and marker.
+        x: Utility, higher is better.
+        y: Leakage, lower is better.
+    """
+
+    label: str
+    kind: str
+    x: Interval
+    y: Interval
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points than which none is better in one thing and not worse in the other, by utility."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.x.mean, p.y.mean)):
+        if not kept or point.y.mean < kept[-1].y.mean:
+            kept.append(point)
+    return kept[::-1]
+
+
+def tradeoff(points: Sequence[Point], *, x_label: str, y_label: str, title: str, name: str) -> str:
+    """Leakage over utility, one point a defense, those of the front joined.
+
+    Args:
+        points: Defenses.
+        x_label: What utility is measured by.
+        y_label: What leakage is measured by.
+        title: Accessible name of the figure.
+        name: Prefix of the ids inside, unique on the page.
+    """
+    kinds = sorted({point.kind for point in points}, key=lambda kind: (kind != "none", kind))
+    best = front(points)
+    figure, axes = _canvas(len(kinds) + 1)
+    for point in points:
+        across, up = (v.half_width or 0.0 for v in (point.x, point.y))
+        axes.errorbar(point.x.mean, point.y.mean, up, across, color=_SOFT, alpha=0.35, lw=0.8)
+    axes.plot([p.x.mean for p in best], [p.y.mean for p in best], color=_INK, lw=1.0, label="front")
+    for i, kind in enumerate(kinds):
+        mine = [point for point in points if point.kind == kind]
+        axes.plot(
+            [p.x.mean for p in mine], [p.y.mean for p in mine], color=_SERIES[i % 8],
+            linestyle="none", marker=_MARKERS[i % 8], markersize=5, label=kind,
+        )  # fmt: skip
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    spoken = [f"{p.label}: {p.x.text()} and {p.y.text()}" for p in best]
+    return _svg(figure, title, f"{title}. The front: {'; '.join(spoken)}.", name)
+
+
 def roc(lines: Sequence[Line], *, log: bool, title: str, name: str) -> str:
     """ROC curves with the diagonal of guessing.
 
@@ -219,4 +274,13 @@ def _svg(figure: Any, title: str, description: str, name: str) -> str:
     return head + svg[svg.index(">") + 1 :].rstrip()
 
 
-__all__ = ["Line", "average_roc", "robustness", "roc", "shades"]
+__all__ = [
+    "Line",
+    "Point",
+    "average_roc",
+    "front",
+    "robustness",
+    "roc",
+    "shades",
+    "tradeoff",
+]

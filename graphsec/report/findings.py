@@ -70,7 +70,9 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class _Worst:
+class Worst:
+    """A defense under the attack that hurts it most, and how many attacks it met."""
+
     defense: str
     scenario: Scenario
     rows: list[Row]
@@ -102,7 +104,9 @@ def _finding(
 ) -> Finding | None:
     entry = metric_entry(rows, metric)
     sign = 1 if entry["higher_is_better"] else -1
-    worst = [w for d in distinct(rows, lambda r: r.defense) if (w := _worst(rows, d, metric, sign))]
+    worst = [
+        w for d in distinct(rows, lambda r: r.defense) if (w := strongest(rows, d, metric, sign))
+    ]
     if not worst:
         return None
     numbers = {w.defense: replicates(w.rows, metric) for w in worst}
@@ -110,7 +114,7 @@ def _finding(
     common = sorted(set.intersection(*(set(found) for found in numbers.values())))
     uneven = any(len(found) > len(common) for found in numbers.values())
 
-    def standing(w: _Worst) -> float:
+    def standing(w: Worst) -> float:
         values = [numbers[w.defense][k] for k in common] or list(numbers[w.defense].values())
         return sign * sum(values) / len(values)
 
@@ -134,7 +138,8 @@ def _finding(
     )  # fmt: skip
 
 
-def _worst(rows: Sequence[Row], defense: str, metric: str, sign: int) -> _Worst | None:
+def strongest(rows: Sequence[Row], defense: str, metric: str, sign: int) -> Worst | None:
+    """A defense under the attack of ``rows`` that hurts it most; ``sign`` 1: higher is better."""
     mine = [row for row in rows if row.defense == defense]
     candidates = []
     for scenario in scenarios(mine):
@@ -146,10 +151,10 @@ def _worst(rows: Sequence[Row], defense: str, metric: str, sign: int) -> _Worst 
         return None
     scenario, group, value = min(candidates, key=lambda c: sign * c[2].mean)
     adaptive = any(c[0].adaptive for c in candidates)
-    return _Worst(defense, scenario, group, value, len(candidates), adaptive)
+    return Worst(defense, scenario, group, value, len(candidates), adaptive)
 
 
-def _caveats(best: _Worst, all_: Sequence[_Worst], reference: Interval | None) -> tuple[str, ...]:
+def _caveats(best: Worst, all_: Sequence[Worst], reference: Interval | None) -> tuple[str, ...]:
     said = []
     most = max(w.attacks for w in all_)
     if best.defense != "none" and not best.adaptive:
@@ -191,4 +196,4 @@ def _chance(finding: Finding, adjusted: Mapping[str, float]) -> tuple[str, ...]:
     return () if p is None or p <= LEVEL else ("its gain over no defense may be chance",)
 
 
-__all__ = ["Finding", "findings"]
+__all__ = ["Finding", "findings", "strongest"]

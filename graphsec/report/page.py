@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphsec.report import figures
-from graphsec.report.curves import certified, robustness, rocs, thefts
+from graphsec.report.curves import certified, robustness, rocs, thefts, tradeoff
 from graphsec.report.data import (
     AXES,
     CLEAN_METRICS,
@@ -89,6 +89,7 @@ def _section(made: Book, dataset: str, model: str, rows: list[Row], name: str) -
             *robustness(made, dataset, model, rows, name),
             *certified(made, dataset, model, rows, name),
             *thefts(dataset, model, rows, name),
+            *tradeoff(dataset, model, rows, name),
             *rocs(made, rows, name),
         ],
         "costs": _costs(rows),

@@ -22,6 +22,7 @@ from graphsec.cell import Record
 from graphsec.report import figures
 from graphsec.report.data import book, summary
 from graphsec.report.findings import findings
+from graphsec.stats import mean_interval
 
 ACCESS = ["features", "edges", "train_labels", "scores", "weights"]
 STRENGTH = {"none": 0.0, "random": 0.02, "dice": 0.05, "prbcd": 0.18}
@@ -204,8 +205,8 @@ def test_page_can_be_heard_and_read(demo: str) -> None:
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert all("scope" in attrs for tag, attrs in tags if tag == "th")
     plots = [attrs for tag, attrs in tags if tag == "svg"]
-    # 2 data sets × 2 models × (3 attacks with a budget + 2 ROC scales).
-    assert len(plots) == 20
+    # 2 data sets × 2 models × (3 attacks with a budget + utility and leakage + 2 ROC scales).
+    assert len(plots) == 24
     for attrs in plots:
         assert attrs["role"] == "img"
         assert set((attrs["aria-labelledby"] or "").split()) <= set(page.ids)
@@ -508,6 +509,30 @@ def test_roc_average_is_vertical() -> None:
     x, y = figures.average_roc(curves, [(0, 0), (1, 1)])
     middle = x.index(0.5)
     assert y[middle].mean == pytest.approx(0.75)
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    place = {"a": (0.8, 0.9), "b": (0.7, 0.6), "c": (0.7, 0.7), "d": (0.6, 0.65), "e": (0.5, 0.5)}
+    points = [
+        figures.Point(label=k, kind=k, x=mean_interval([x]), y=mean_interval([y]))
+        for k, (x, y) in place.items()
+    ]
+    assert [p.label for p in figures.front(points)] == ["e", "b", "a"]
+
+
+def test_utility_and_leakage_are_drawn_for_three_defenses_or_more() -> None:
+    """By the attack strongest against each; the front is said in words too."""
+    ends = {"none": (0.8, 0.9), "mild": (0.7, 0.95), "strong": (0.6, 0.6)}
+    records = [
+        record("link-stealing", name, seed=seed, clean=x, value=y - weaker,
+               attack_fields={"distance": weaker})
+        for name, (x, y) in ends.items() for seed in range(3) for weaker in (0.0, 0.1)
+    ]  # fmt: skip
+    page = report.render(records)
+    assert "None is better in both than the front: strong 0.600, 0.600; none 0.800, 0.900" in page
+    assert "Utility and leakage" not in report.render(
+        r for r in records if "mild" not in str(r.spec)
+    )
 
 
 def test_heat_map_text_contrasts_with_its_ground() -> None:

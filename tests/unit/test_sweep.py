@@ -132,3 +132,19 @@ def test_several_metrics_and_misfits() -> None:
         study().optimize(objective(template, "acuracy", search={"model": ["hidden"]}), n_trials=1)
     with pytest.raises(SpecError, match="can't search 'atack'; did you mean 'attack'"):
         objective(template, "accuracy", search=["atack"])
+
+
+def test_metrics_are_means_over_seeds(tmp_path: Path) -> None:
+    template = Cell(dataset="csbm", model="gcn", training={"epochs": 3})
+    store = str(tmp_path / "sweep.db")
+    search = {"model": ["hidden"]}
+    run = objective(
+        template, ["accuracy", "val_accuracy"], search=search, seeds=[1, 2, 3], store=store
+    )
+    made = study(directions=["maximize", "maximize"])
+    made.optimize(run, n_trials=1)
+    with Store(store, create=False) as opened:
+        records = opened.records()
+    assert {(r.spec["seed"], r.spec["data_seed"]) for r in records} == {(1, 1), (2, 2), (3, 3)}
+    for name, value in zip(("accuracy", "val_accuracy"), made.trials[0].values, strict=True):
+        assert value == pytest.approx(sum(r.value(name) for r in records) / 3)
