@@ -1,9 +1,13 @@
 """What MC-GPB costs and what it takes back: python examples/mc_gpb.py airports/brazil (an hour).
 
-Three steps on one data set, all in one store, so that a second call goes on where the first ended:
-Optuna draws the weights of the penalties; those with the largest β whose accuracy on *validation*
-nodes is within two points of no defense's are chosen; on 20 splits each attack is paired with itself
-without the defense. The report shows the front of accuracy and leakage over all weights drawn.
+Three steps on one data set, kept in two stores, so that a second call goes on where the first
+ended: Optuna draws the weights of the penalties; those with the largest β whose accuracy on
+*validation* nodes is within two points of the same training without penalties are chosen; on 20
+splits each attack is paired with itself without the defense. The report shows the front of accuracy
+and leakage over all weights drawn.
+
+The training without penalties, not that without defense, is what validation accuracy is compared
+with: MC-GPB keeps the epoch that is best on those nodes, and is flattered by them.
 """
 
 from __future__ import annotations
@@ -33,8 +37,11 @@ def search(dataset: str, store: str, trials: int, seeds: Sequence[int]) -> optun
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     attack = {"name": "chain-inversion", "knows": ALL}
     cell = Cell(dataset=dataset, model=MODEL, defense=DEFENSE, attack=attack, game=ASK)
-    both = {"search": {"defense": ["beta", "gamma"]}, "seeds": seeds, "store": store}
-    study.optimize(objective(cell, ["val_accuracy", "auc"], **both), n_trials=trials)
+    goal = objective(
+        cell, ["val_accuracy", "auc"], search={"defense": ["beta", "gamma"]}, seeds=seeds,
+        store=store,
+    )  # fmt: skip
+    study.optimize(goal, n_trials=trials)
     return study
 
 
@@ -115,15 +122,16 @@ def main() -> None:
     seeds = range(options.looks)
 
     inversion = {"name": "chain-inversion", "knows": ALL}
-    noisy = [{"name": n, "epsilon": 8.0} for n in ("edge-rand", "lap-graph")]
-    plain = run(options.dataset, front, ["none", *noisy], [inversion], list(seeds))
-    none = [r.value("val_accuracy") for r in plain if r.spec["defense"]["name"] == "none"]
+    bare = {**DEFENSE, "beta": 0.0, "gamma": 0.0}
+    beside = ["none", bare, *({"name": n, "epsilon": 8.0} for n in ("edge-rand", "lap-graph"))]
+    plain = run(options.dataset, front, beside, [inversion], list(seeds))
+    unbound = [r.value("val_accuracy") for r in plain if r.spec["defense"]["name"] == "mc-gpb"]
     study = search(options.dataset, front, options.trials, seeds)
     for trial in study.trials:
         print(trial.params, trial.values)
-    floor = statistics.fmean(none) - SLACK
+    floor = statistics.fmean(unbound) - SLACK
     chosen = choose(study, floor)
-    print(f"validation accuracy of no defense {floor + SLACK:.3f}; chosen: {chosen}")
+    print(f"validation accuracy without penalties {floor + SLACK:.3f}; chosen: {chosen}")
     Results.from_store(front).report(f"{options.folder}/mc-gpb-{name}.html")
 
     attacks = [
