@@ -134,8 +134,10 @@ def tradeoff(points: Sequence[Point], *, x_label: str, y_label: str, title: str,
         mine = [point for point in points if point.kind == kind]
         axes.plot(
             [p.x.mean for p in mine], [p.y.mean for p in mine], color=_SERIES[i % 8],
-            linestyle="none", marker=_MARKERS[i % 8], markersize=5, label=kind,
+            linestyle="none", marker=_MARKERS[i % 8], markersize=5, label=kind, zorder=20 - i,
         )  # fmt: skip
+    # Of the means: one point with few replicates would squeeze all others together.
+    axes.set(xlim=_around([p.x.mean for p in points]), ylim=_around([p.y.mean for p in points]))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     spoken = [f"{p.label}: {p.x.text()} and {p.y.text()}" for p in best]
@@ -230,6 +232,11 @@ def _canvas(entries: int) -> tuple[Any, Axes]:
     axes.xaxis.label.set(color=_INK, size=10)
     axes.yaxis.label.set(color=_INK, size=10)
     return figure, axes
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    margin = max(0.02, 0.15 * (max(values) - min(values)))
+    return min(values) - margin, max(values) + margin
 
 
 def _band(axes: Axes, line: Line) -> None:
