@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 
@@ -17,7 +17,7 @@ from graphsec.database import Database, StoreError
 from graphsec.owners import is_dead
 
 if TYPE_CHECKING:
-    from graphsec.cell import Cell, Record
+    from graphsec.cell import Record
 
 __all__ = ["Claim", "Status", "Store", "StoreError"]
 
@@ -25,6 +25,24 @@ DEATHS = 3
 """A cell whose worker died this often is given up."""
 FINAL = ("done", "skipped", "failed")
 _CHUNK = 500  # keys in one statement; databases limit the number of parameters
+
+
+class Stored(Protocol):
+    """What can be stored: a cell, or one training of an audit."""
+
+    @property
+    def key(self) -> str:
+        """Hash of all that its record depends on."""
+        ...
+
+    @property
+    def row(self) -> str:
+        """What is claimed together."""
+        ...
+
+    def spec(self) -> dict[str, Any]:
+        """What builds it again."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +107,7 @@ class Store:
 
     # -- cells --------------------------------------------------------------------------------
 
-    def add(self, cells: Iterable[Cell]) -> int:
+    def add(self, cells: Iterable[Stored]) -> int:
         """Add cells that are not there yet; the number added."""
         given = {cell.key: cell for cell in cells}
         with self._write() as connection:

@@ -11,6 +11,7 @@ adding or removing a whole node covers the change as two steps, with 2ε, not ε
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -39,6 +40,7 @@ class Audit:
         method: "one run" or "many runs".
         tests: Thresholds that were tried, and corrected for.
         threshold: The best: number of guesses in one run, score in many.
+        ceiling: What it would have been with every guess right: nothing above could be refuted.
     """
 
     epsilon: float
@@ -47,6 +49,7 @@ class Audit:
     method: str
     tests: int
     threshold: float
+    ceiling: float = math.inf
 
     def refutes(self, claim: PrivacyStatement) -> bool:
         """Whether the claim can't be true: a claim at a smaller δ is one at this δ too."""
@@ -162,6 +165,7 @@ def one_run(
         return Audit(
             epsilon=bound(second, chosen, confidence), delta=delta, confidence=confidence,
             method="one run", tests=1, threshold=chosen,
+            ceiling=one_run_epsilon(len(second), chosen, chosen, delta, confidence=confidence),
         )  # fmt: skip
     level = 1 - (1 - confidence) / len(counts)
     bounds = [bound(order, count, level) for count in counts]
@@ -169,6 +173,7 @@ def one_run(
     return Audit(
         epsilon=bounds[best], delta=delta, confidence=confidence, method="one run",
         tests=len(counts), threshold=counts[best],
+        ceiling=max(one_run_epsilon(m, r, r, delta, confidence=level) for r in counts),
     )  # fmt: skip
 
 
@@ -279,15 +284,17 @@ def many_runs(
         own = np.quantile(np.concatenate([a, b]), np.linspace(0, 1, 101))
         tried = np.unique(own if thresholds is None else np.array(thresholds))
         chosen = tried[int(np.argmax([bound(a, b, t, confidence) for t in tried]))]
-        epsilon, tests = bound(c, d, chosen, confidence), 1
+        epsilon, tests, last = bound(c, d, chosen, confidence), 1, (len(c), len(d), confidence)
     else:
         level = 1 - (1 - confidence) / len(thresholds)
         bounds = [bound(with_it, without, t, level) for t in thresholds]
         best = int(np.argmax(bounds))
         epsilon, chosen, tests = bounds[best], thresholds[best], len(thresholds)
+        last = (len(with_it), len(without), level)
     return Audit(
         epsilon=epsilon, delta=delta, confidence=confidence, method="many runs", tests=tests,
         threshold=float(chosen),
+        ceiling=many_runs_epsilon(last[0], last[0], 0, last[1], delta, confidence=last[2]),
     )  # fmt: skip
 
 
