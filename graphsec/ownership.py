@@ -143,4 +143,5 @@ def shown(predictor: Predictor, graph: Graph, compared: Compared, classes: int) 
     least = logits.min(1, keepdim=True).values.expand(-1, classes - logits.shape[1])
     logits = torch.cat([logits, least], 1)
     centred = logits - logits.mean(1, keepdim=True)
-    return centred / centred.norm().clamp(min=1e-300)
+    scaled: Tensor = centred / centred.norm().clamp(min=1e-300)
+    return scaled
