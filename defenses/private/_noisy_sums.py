@@ -50,7 +50,8 @@ class NoisySums(Defense):
     models: ClassVar[int] = 1
 
     level: Level = "node"
-    epsilon: Annotated[float, Field(gt=0), Range(1, 16, log=True)] | None = 8.0
+    epsilon: Annotated[float, Field(gt=0), Range(1, 16, log=True)] = 8.0
+    noise_multiplier: Annotated[float, Field(ge=0)] | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     heard: Heard = "soft"
     cap: Annotated[float, Field(gt=0), Range(4, 64, log=True)] = 16.0
@@ -75,8 +76,8 @@ class NoisySums(Defense):
         return f"needs a model that uses no edges, such as 'mlp', got {recipe.model.name!r}"
 
     def noise(self, shape: tuple[int, ...], rng: Rng) -> Tensor | None:
-        """Noise of standard deviation 1; None without an ε."""
-        if self.epsilon is None:
+        """Noise of standard deviation 1; None where there is none."""
+        if not self.multiplier:
             return None
         stream = Rng(secrets.randbits(64)) if self.secure else rng
         return torch.from_numpy(stream["noise"].numpy().standard_normal(shape)).float()
@@ -112,10 +113,10 @@ class NoisySums(Defense):
         return math.sqrt(self.cap) * (SENSITIVITY if self.heard == "soft" else 1.0)
 
     @property
-    def multiplier(self) -> float | None:
+    def multiplier(self) -> float:
         """Noise multiplier of the sums."""
-        if self.epsilon is None:
-            return None
+        if self.noise_multiplier is not None:
+            return self.noise_multiplier
         steps = self.steps * self.models if self.level == "node" else 0
         return _multiplier(self.epsilon, self.delta, self.sums, steps, self.rate, self.ratio)
 
@@ -139,16 +140,15 @@ class NoisySums(Defense):
         """Train a model of single nodes: privately at level "node", else as the recipe says."""
         if self.level == "edge":
             return super().train(model, graph, recipe, rng, x, adj, on_epoch, whole)
-        noise = 0.0 if self.multiplier is None else self.ratio * self.multiplier
         steps = DPGNN(
-            epsilon=None, noise_multiplier=noise, delta=self.delta, steps=self.steps,
+            noise_multiplier=self.ratio * self.multiplier, delta=self.delta, steps=self.steps,
             rate=self.rate, clip=self.clip, lr=self.lr, nodes=self.nodes, secure=self.secure,
         )  # fmt: skip
         return steps.train(model, graph, recipe, rng, x, adj, on_epoch, whole)
 
     def spent(self) -> list[tuple[Any, int]]:
         """The events of the sums."""
-        if self.multiplier is None:
+        if not self.multiplier:
             return []
         import dp_accounting
 
@@ -157,7 +157,7 @@ class NoisySums(Defense):
     def statement(self, graph: Graph, recipe: Recipe, trace: Trace) -> PrivacyStatement | None:
         """ε of models and sums; none where noise can be replayed, or the argument has a gap."""
         published = self.level == "node" and self.heard == "published"
-        if not self.secure or self.epsilon is None or published:
+        if not self.secure or not self.multiplier or published:
             return None
         from graphsec.dp.accountant import Ledger
 

@@ -16,7 +16,7 @@ from graphsec.graph import Graph
 from graphsec.models.base import GNN
 from graphsec.ops import Adj, Features, unit_rows
 from graphsec.predict import How, PrivacyStatement
-from graphsec.registry import DEFENSES, Range, SpecError
+from graphsec.registry import DEFENSES, Range
 from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace, Training, released
 
@@ -57,9 +57,9 @@ class DPGNN(Defense):
     Ours: "bounded", with Poisson samples and an event of its own.
 
     Attributes:
-        epsilon: ε that all steps cost together; None if ``noise_multiplier`` is given.
-        noise_multiplier: σ, noise over sensitivity; None finds the least for ``epsilon``, and 0 is
-            training without noise, clipped.
+        epsilon: ε that all steps may cost together, unless ``noise_multiplier`` is given.
+        noise_multiplier: σ, noise over sensitivity, whatever ε that makes; 0 is training without
+            noise, clipped. None finds the least for ``epsilon``.
         delta: δ, below one over the public number of training nodes.
         steps: Number of steps.
         rate: q, each node's chance to be a root of a step ("published": the share that is drawn).
@@ -75,7 +75,7 @@ class DPGNN(Defense):
         secure: Draw samples and noise from the operating system, not from the seed.
     """
 
-    epsilon: Annotated[float, Field(gt=0), Range(1, 16, log=True)] | None = 8.0
+    epsilon: Annotated[float, Field(gt=0), Range(1, 16, log=True)] = 8.0
     noise_multiplier: Annotated[float, Field(ge=0)] | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     steps: Annotated[int, Field(ge=1), Range(50, 1000, log=True)] = 200
@@ -91,14 +91,6 @@ class DPGNN(Defense):
     secure: bool = False
 
     version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.epsilon is None) == (self.noise_multiplier is None):
-            raise SpecError(
-                "defense 'dp-gnn': one of epsilon and noise_multiplier must be None, got "
-                f"{self.epsilon} and {self.noise_multiplier}"
-            )
 
     def sanitise(
         self, x: Tensor | Features, adj: Adj, how: How = "exact"
@@ -174,8 +166,7 @@ class DPGNN(Defense):
         )  # fmt: skip
 
     def _noise(self, roots: Roots) -> float:
-        if self.epsilon is None:
-            assert self.noise_multiplier is not None
+        if self.noise_multiplier is not None:
             return self.noise_multiplier
         import dp_accounting
 

@@ -85,7 +85,9 @@ class PrivateVotes(NoisySums):
 
     Attributes:
         level: Of neighbours: "node" or "edge".
-        epsilon: ε of all; None draws no noise (ε = ∞).
+        epsilon: ε of all, unless ``noise_multiplier`` is given.
+        noise_multiplier: Noise of the sums over their sensitivity, whatever ε that makes; 0 draws
+            none anywhere. None finds the least for ``epsilon``.
         delta: δ, below one over the public number of training nodes.
         heard: "soft" caps, or "bound": all votes count, and degrees have a public bound; or
             "published", GAP's random cut to so many receivers of each node, with no claim.

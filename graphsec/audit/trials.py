@@ -195,7 +195,7 @@ class Canaries(Trials):
             model, planted.graph, inputs(planted.graph), planted.graph.adj,
             Rng(0)["noise"].numpy(), Ledger(),
         )  # fmt: skip
-        made = replace(made, epsilon=None, noise_multiplier=steps.noise_multiplier)
+        made = replace(made, noise_multiplier=steps.noise_multiplier)
         exposed = replace(recipe.training, expose=made.steps if self.sees == "gradients" else 0)
         return Lab(graph, replace(recipe, training=exposed), made, planted)
 

@@ -26,7 +26,6 @@ SPECS = {
     # Eleven nodes can't be private and useful: what is tested is the way, with almost no noise.
     "dp-gnn": {
         "name": "dp-gnn",
-        "epsilon": None,
         "noise_multiplier": 0.01,
         "rate": 0.5,
         "steps": 80,

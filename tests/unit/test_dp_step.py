@@ -19,7 +19,6 @@ from graphsec.dp.step import PrivateSteps
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, Capabilities, Sizes, build, inputs
 from graphsec.models.mlp import MLP
-from graphsec.registry import SpecError
 from graphsec.rng import Rng
 from graphsec.testing import tiny_graphs
 
@@ -76,7 +75,7 @@ def test_noise_has_the_deviation_that_is_accounted_for_and_is_never_drawn_again(
 def test_published_noise_is_in_proportion_to_two_n_c() -> None:
     made = graphsec.fit(BLOCKS, GCN, {**DP, "sampler": "published", "max_degree": 2})
     assert made.trace.spent[0][0].terms == 1 + 2 + 4
-    defense = DPGNN(sampler="published", max_degree=2, epsilon=None, noise_multiplier=1.0)
+    defense = DPGNN(sampler="published", max_degree=2, noise_multiplier=1.0)
     with Rng(0).scope():
         model = build(GCN, BLOCKS)
     private = defense.private_steps(
@@ -240,9 +239,6 @@ def test_other_graphs_and_fields_are_refused() -> None:
         graphsec.fit(BLOCKS, GCN, {**DP, "delta": 0.05})
     with pytest.raises(ValueError, match="more than any noise hides"):
         graphsec.fit(BLOCKS, {**GCN, "layers": 8}, DP)
-    for both in ({"noise_multiplier": 1.0}, {"epsilon": None}):
-        with pytest.raises(SpecError, match="one of epsilon and noise_multiplier"):
-            DPGNN(**both)
 
 
 # -- what is promised -----------------------------------------------------------------------------
@@ -267,7 +263,7 @@ def test_a_statement_says_what_was_spent(model: str) -> None:
 def test_nothing_is_promised_without_a_proof() -> None:
     seeded = graphsec.fit(BLOCKS, GCN, DP)
     published = graphsec.fit(BLOCKS, GCN, {**DP, "secure": True, "sampler": "published"})
-    clear = {**DP, "secure": True, "epsilon": None, "noise_multiplier": 0.0}
+    clear = {**DP, "secure": True, "noise_multiplier": 0.0}
     noiseless = graphsec.fit(BLOCKS, GCN, clear)
     mixed = graphsec.fit(BLOCKS, GCN, [{**DP, "secure": True}, "label-only"])
     assert seeded.privacy is published.privacy is noiseless.privacy is mixed.privacy is None
@@ -300,9 +296,7 @@ def test_stopping_early_costs_less() -> None:
 def test_what_leaves_the_trainer_is_noisy() -> None:
     made = graphsec.fit(BLOCKS, GCN, DP, training={"expose": 2})
     assert len(made.trace.releases) == 2
-    quiet = graphsec.fit(
-        BLOCKS, GCN, {**DP, "epsilon": None, "noise_multiplier": 0.0}, training={"expose": 1}
-    )
+    quiet = graphsec.fit(BLOCKS, GCN, {**DP, "noise_multiplier": 0.0}, training={"expose": 1})
     loud, soft = (one.trace.releases[0].tensors["weight.0"].norm() for one in (made, quiet))
     assert float(loud) > 10 * float(soft) > 0
 
@@ -313,7 +307,7 @@ def test_features_alone_train_well_at_a_loose_epsilon() -> None:
     assert BLOCKS.y is not None
     test = BLOCKS.split.test
     for spec in (
-        {"epsilon": None, "noise_multiplier": 0.0},
+        {"noise_multiplier": 0.0},
         {"epsilon": 500.0, "steps": 100, "lr": 0.02},
     ):
         made = graphsec.fit(BLOCKS, "mlp", {**DP, "steps": 100, "rate": 0.5, **spec})

@@ -94,13 +94,13 @@ def test_noise_has_the_size_that_epsilon_asks_for() -> None:
     """A fifth of ε takes more noise, relative to the sums; no ε, none."""
     much, little = fitted(epsilon=1.0), fitted(epsilon=5.0)
     assert votes(much)._scale > 3 * votes(little)._scale
-    assert votes(fitted(epsilon=None)).noise is None
+    assert votes(fitted(noise_multiplier=0)).noise is None
 
 
 def test_statements_say_what_they_are_about() -> None:
     """Only with secure noise, and at most the ε that was asked for."""
     assert fitted().privacy is None
-    assert fitted(secure=True, epsilon=None).privacy is None
+    assert fitted(secure=True, noise_multiplier=0).privacy is None
     node = fitted(secure=True, epsilon=3.0).privacy
     assert node is not None
     assert 2.9 < node.epsilon <= 3.0
