@@ -253,6 +253,18 @@ def test_stored_splits(real: Any, data_dir: Path) -> None:
     assert torch.equal(split_of(last).train, torch.from_numpy(mask).nonzero().ravel())
 
 
+@pytest.mark.parametrize(("name", "ones", "group"), [("german", 700, 310), ("bail", 7104, 9559)])
+def test_people_have_a_group_beside_their_features(
+    name: str, ones: int, group: int, real: Any
+) -> None:
+    graph = real(name)
+    assert (int(labels_of(graph).sum()), int(graph.sensitive.sum())) == (ones, group)
+    assert (float(graph.x.min()), float(graph.x.max())) == (-1, 1)
+    for column in graph.x.T:  # neither the group nor the label is among them
+        assert not torch.equal((column > 0).long(), graph.sensitive)
+        assert not torch.equal((column > 0).long(), labels_of(graph))
+
+
 def test_directed_variant(real: Any) -> None:
     assert real("heterophilous/chameleon-directed").directed
     assert not real("heterophilous/chameleon").directed
