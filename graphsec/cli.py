@@ -46,6 +46,7 @@ def _is_users(error: Exception) -> bool:
         ("graphsec.database", "StoreError"),
         ("graphsec.runner", "WorkersDied"),
         ("graphsec.datasets.cache", "DataError"),
+        ("graphsec.audit.run", "AuditError"),
     ):
         if module in sys.modules:
             kinds.append(getattr(sys.modules[module], name))
@@ -155,6 +156,48 @@ def run(
         broken = broken or not holds
     if results.counts()["failed"] or broken:
         raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    spec: Annotated[Path, typer.Argument(help="Audits in TOML; see examples/audit.toml.")],
+    store: StoreOption = STORE,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run trainings again that failed before.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Try to refute a claim of differential privacy: a lower bound on ε beside what is claimed.
+
+    What the store has is not trained again. Ends with 0 if no bound is above the claim, 1 if one
+    is, 2 if the command could not do its work.
+    """
+    from graphsec.registry import SpecError
+
+    if not spec.is_file():
+        raise SpecError(f"no file {spec}")
+    import torch
+
+    from graphsec.audit.run import conclusion, run
+    from graphsec.audit.spec import AuditSpec
+
+    torch.set_num_threads(1)
+    made = AuditSpec.from_toml(spec)
+    shown = None if quiet else _trained
+    try:
+        verdicts = run(made, store, retry_failed=retry_failed, progress=shown)
+    except KeyboardInterrupt:
+        _fail(f"interrupted; what was trained is in {store}: the same command goes on", 130)
+    for verdict in verdicts:
+        typer.echo(verdict.text())
+    typer.echo(conclusion(made, verdicts))
+    if any(verdict.refuted for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _trained(done: int, wanted: int) -> None:
+    if done == wanted or done % max(wanted // 20, 1) == 0:
+        typer.echo(f"graphsec: {done} of {wanted} trainings", err=True)
 
 
 @app.command()

@@ -6,7 +6,8 @@ and public data only: a better attack gives a larger bound.
 
 Mind the relation of neighbours. In the game ``membership`` a node's label is trained on or not
 while the node itself stays in the graph, so the bound is on ε for that change. A guarantee for
-adding or removing a whole node covers the change as two steps, with 2ε, not ε.
+adding or removing a whole node covers the change as two steps, with 2ε, not ε; with ε where the
+training reads nothing of a node that it does not train on, which then is as good as not there.
 """
 
 from __future__ import annotations

@@ -51,19 +51,18 @@ class Verdict:
         return self.audit.epsilon > self.claim
 
     def text(self) -> str:
-        """One line: bound, ceiling, claim."""
+        """One line: the bound beside the claim, and what it could have been."""
         a = self.audit
-        whose = "claimed" if self.promised else "not claimed, by its accountant"
-        sign = ">" if self.refuted else "≤"
-        word = "COUNTER-EXAMPLE" if self.refuted else "no contradiction"
+        whose = "claimed" if self.promised else "by its accountant, not claimed"
+        word = "COUNTER-EXAMPLE" if self.refuted else "not contradicted"
         could = (
-            f"could have refuted ε < {a.ceiling:.2f}"
+            f"would have refuted any ε < {a.ceiling:.2f} had every guess been right"
             if a.ceiling > self.claim
-            else f"could not have refuted it: at most {a.ceiling:.2f} can be shown by so few"
+            else f"could not have refuted it: so few guesses show {a.ceiling:.2f} at most"
         )
         return (
-            f"{self.title}: {self.guesses} guesses in {self.trainings} trainings show "
-            f"ε ≥ {a.epsilon:.3f} {sign} {self.claim:.3f} ({whose}) at δ = {a.delta:g}: {word}; "
+            f"{self.title}: {word}: ε = {self.claim:.3f} {whose}, lower bound {a.epsilon:.3f} at "
+            f"δ = {a.delta:g}, by {self.guesses} guesses in {_count(self.trainings, 'training')}; "
             f"{could}"
         )
 
@@ -193,3 +192,24 @@ def describe(audit: Any) -> str:
     if audit.name == "canaries":
         return f"{audit.shape} canaries, {audit.sees}, {audit.bound}"
     return f"{audit.attack.name}, {audit.bound}"
+
+
+def conclusion(spec: AuditSpec, verdicts: Sequence[Verdict]) -> str:
+    """What all audits say together."""
+    claim = max(verdict.claim for verdict in verdicts)
+    best = max(verdicts, key=lambda v: v.audit.epsilon)
+    sure = f"confidence {spec.confidence:g}, of {_count(len(verdicts), 'audit')} together"
+    if any(verdict.refuted for verdict in verdicts):
+        return (
+            f"{spec.title}: counter-example: {best.title} shows ε ≥ {best.audit.epsilon:.3f}, "
+            f"{'claimed' if best.promised else 'by its accountant, not claimed,'} "
+            f"{best.claim:.3f} ({sure})"
+        )
+    return (
+        f"{spec.title}: no bound is above ε = {claim:.3f}, the largest is "
+        f"{best.audit.epsilon:.3f} ({sure}); this proves no claim"
+    )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"

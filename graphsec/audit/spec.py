@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +48,7 @@ class AuditSpec(Component):
     model: Any = "gcn"
     defense: Any
     training: Mapping[str, Any] = field(default_factory=dict)
-    audits: tuple[Any, ...]
+    audits: Sequence[Any]
     seed: Annotated[int, Field(ge=0)] = 0
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None

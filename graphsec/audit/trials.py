@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal, cast
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -185,17 +187,7 @@ class Canaries(Trials):
             degree=made.max_degree, hops=hops, scale=self.scale * made.clip,
         )  # fmt: skip
         assert planted.graph.split is not None
-        # A scale of updates that does not count the coins.
-        made = replace(made, nodes=made.nodes or len(planted.graph.split.train))
-        from graphsec.dp.accountant import Ledger
-
-        with Rng(0).scope():
-            model = made.predictor(recipe, Sizes.of(planted.graph)).model
-        steps = made.private_steps(
-            model, planted.graph, inputs(planted.graph), planted.graph.adj,
-            Rng(0)["noise"].numpy(), Ledger(),
-        )  # fmt: skip
-        made = replace(made, noise_multiplier=steps.noise_multiplier)
+        made = fixed(made, recipe, planted.graph)
         exposed = replace(recipe.training, expose=made.steps if self.sees == "gradients" else 0)
         return Lab(graph, replace(recipe, training=exposed), made, planted)
 
@@ -248,9 +240,9 @@ class MembershipTrials(Trials):
     def lab(self, graph: Graph, recipe: Recipe, defense: Defense) -> Lab:
         """The graph; where updates are scaled by a number of nodes, one that counts no coins."""
         made: Any = defense
-        if getattr(made, "nodes", 0) is None and graph.split is not None:
-            made = replace(made, nodes=self.members or len(graph.split.train))
-        return Lab(graph, recipe, made)
+        if getattr(made, "nodes", 0) is None and self.members is not None:
+            made = replace(made, nodes=self.members)
+        return Lab(graph, recipe, fixed(made, recipe, graph))
 
     def trial(self, lab: Lab, rng: Rng) -> Trial:
         """A game, a training, an attack."""
@@ -273,11 +265,35 @@ class MembershipTrials(Trials):
         return Trial(scores, truth, predictor)
 
 
-def claimed(predictor: Predictor, delta: float) -> float:
-    """ε that a training says it cost: by its ledger, else by its statement; ∞ where none does."""
+def fixed(defense: Defense, recipe: Recipe, graph: Graph) -> Defense:
+    """A defense whose noise is found, once, and whose updates' scale does not count the coins."""
+    made: Any = defense
+    assert graph.split is not None
+    if not hasattr(made, "private_steps"):
+        return defense
+    made = replace(made, nodes=made.nodes or len(graph.split.train))
+    if made.epsilon is None:
+        return cast(Defense, made)
     from graphsec.dp.accountant import Ledger
 
+    with Rng(0).scope():
+        model = made.predictor(recipe, Sizes.of(graph)).model
+    steps = made.private_steps(
+        model, graph, inputs(graph), graph.adj, np.random.default_rng(0), Ledger()
+    )
+    return cast(Defense, replace(made, epsilon=None, noise_multiplier=steps.noise_multiplier))
+
+
+def claimed(predictor: Predictor, delta: float) -> float:
+    """ε that a training says it cost: by its ledger, else by its statement; ∞ where none does."""
     if predictor.trace.spent:
-        return Ledger.resumed(predictor.trace.spent).epsilon(delta)
+        return _epsilon(tuple(predictor.trace.spent), delta)
     statement = predictor.privacy
     return statement.epsilon if statement and statement.delta <= delta else math.inf
+
+
+@lru_cache(maxsize=256)
+def _epsilon(spent: tuple[tuple[Any, int], ...], delta: float) -> float:
+    from graphsec.dp.accountant import Ledger
+
+    return Ledger.resumed(spent).epsilon(delta)

@@ -50,7 +50,9 @@ def test_help_answers_in_half_a_second(tmp_path: Path) -> None:
     assert min(taken) < LIMIT, f"seconds taken: {taken}"
 
 
-@pytest.mark.parametrize("command", [(), ("ls",), ("run",), ("report",), ("data",), ("show",)])
+@pytest.mark.parametrize(
+    "command", [(), ("ls",), ("run",), ("audit",), ("report",), ("data",), ("show",)]
+)
 def test_help_leaves_the_heavy_libraries_alone(command: tuple[str, ...]) -> None:
     names = imported("-c", WHAT_HELP_IMPORTS, *command, "--help")
     assert "typer" in names
