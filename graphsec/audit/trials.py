@@ -16,7 +16,7 @@ from graphsec.audit.scores import gradient_scores
 from graphsec.defenses.base import Defense
 from graphsec.dp.canaries import Planted, Shape, plant, tree_size
 from graphsec.game import Membership
-from graphsec.graph import Graph
+from graphsec.graph import Graph, Split
 from graphsec.models.base import Sizes, inputs
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import ATTACKS, Component, Registry, SpecError
@@ -215,9 +215,10 @@ class Canaries(Trials):
 class MembershipTrials(Trials):
     """Nodes of the graph itself, by an attack on membership that asks the trained model.
 
-    The game ``membership`` with coins. Its nodes stay in the graph that is asked about; a private
-    training that sees nothing of a node that is not trained on ("dp-gnn": nor its edges) is asked
-    about the relation of its claim. With "many-runs" one of the nodes of each training counts.
+    The nodes in question are those of a game ``membership``, the same in all trainings, each in by
+    a coin. They stay in the graph that is asked about, so this speaks of trainings that see nothing
+    of a node that they don't train on ("dp-gnn": nor its edges): there, in or out is the whole
+    node. With "many-runs" one of the nodes of each training counts.
 
     Attributes:
         attack: Name or spec of the attack; it gets the least access that it needs.
@@ -245,10 +246,14 @@ class MembershipTrials(Trials):
         return Lab(graph, recipe, fixed(made, recipe, graph))
 
     def trial(self, lab: Lab, rng: Rng) -> Trial:
-        """A game, a training, an attack."""
+        """Coins for nodes that are the same in all trainings, a training, an attack."""
         game = Membership(members=self.members, draw="coin")
-        known, secret = game.prepare(lab.graph, rng["game"])
+        _, secret = game.prepare(lab.graph, Rng(0)["audit"]["question"])
         assert secret is not None
+        assert lab.graph.split is not None
+        truth = torch.from_numpy(rng["coins"].numpy().random(len(secret.question)) < 0.5)
+        split = Split.of(secret.question[truth], lab.graph.split.val, secret.question[~truth])
+        known = lab.graph.replace(split=split)
         predictor = lab.defense.fit(known, lab.recipe, rng["defense"])
         threat = Threat().resolve(self.attack)
         with rng["scope"].scope():
@@ -258,11 +263,11 @@ class MembershipTrials(Trials):
                 origin=Origin(lab.recipe, lab.defense), trained=lab.models,
             )  # fmt: skip
             found = self.attack.run(view, Rng(0)["audit"]["attack"])
-        scores, truth = found.scores, secret.answer
+        scores = found.scores
         if self.bound == "many-runs":
             one = int(rng["canary"].numpy().integers(len(scores)))
             scores, truth = scores[one : one + 1], truth[one : one + 1]
-        return Trial(scores, truth, predictor)
+        return Trial(scores, truth.long(), predictor)
 
 
 def fixed(defense: Defense, recipe: Recipe, graph: Graph) -> Defense:

@@ -168,7 +168,9 @@ def test_lira_on_the_trained_model(tmp_path: Path) -> None:
     spec = AuditSpec(
         dataset="karate", model={"name": "mlp", "layers": 1, "dropout": 0.0},
         training={"select": "last"},
-        defense={"name": "dp-gnn", "steps": 2, "delta": 1e-3},
+        defense={
+            "name": "dp-gnn", "steps": 2, "delta": 1e-3, "epsilon": None, "noise_multiplier": 1.0
+        },
         audits=[
             {"name": "membership", "attack": {"name": "lira", "shadows": 4}, "trainings": 2},
             {"name": "membership", "attack": "confidence", "bound": "many-runs", "trainings": 20},
@@ -180,7 +182,7 @@ def test_lira_on_the_trained_model(tmp_path: Path) -> None:
     assert confidence.guesses == 20
     assert not lira.refuted
     assert not confidence.refuted
-    assert lira.claim == pytest.approx(8.0, abs=1e-2)
+    assert 0.1 < lira.claim < 8
 
 
 def test_the_example_is_a_spec() -> None:
