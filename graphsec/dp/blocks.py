@@ -12,8 +12,8 @@ from torch import Tensor
 
 from graphsec.ops import Features
 
-ROUNDING = 1e-6  # share of Σ ‖a_t‖ ‖g_t‖ by which a norm may come out too small in float32
-AT_ONCE = 4_000_000  # numbers of single roots' gradients held at a time
+ROUNDING = 1e-6  # of sums in float32, as a share of the sum of all terms' lengths
+AT_ONCE = 1_000_000  # numbers of single roots' rows or gradients held at a time
 
 Rows = Tensor | Features
 
@@ -28,6 +28,10 @@ class Blocks:
     def of(self, lengths: tuple[int, ...]) -> Tensor:
         """Owner of each row of the stacked uses."""
         return torch.cat([self.owner[:n] for n in lengths])
+
+    def alone(self, lengths: tuple[int, ...]) -> bool:
+        """Whether each root has one row, its own: the roots' rows come first."""
+        return lengths == (self.roots,)
 
     def groups(self, lengths: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
         """(roots (m,), rows (m, T)) of all roots that have T rows, for each T."""
@@ -71,43 +75,43 @@ class Part:
     def squares(self, blocks: Blocks) -> Tensor:
         """(B,) squared norms, not too small by rounding."""
         a, g = self.input, self.output
-        if a is None:
-            return blocks.total(self.lengths, g).square().sum(1)
+        length = g.square().sum(1)
         if isinstance(a, Tensor):
-            across = a.square().sum(1)
-        else:
-            across = torch.from_numpy(np.asarray(a.multiply(a).sum(1), np.float32).ravel())
-        length = across * g.square().sum(1)
-        out = g.new_zeros(blocks.roots)
+            length *= a.square().sum(1)
+        elif a is not None:
+            length *= torch.from_numpy(np.asarray(a.multiply(a).sum(1), np.float32).ravel())
+        if blocks.alone(self.lengths):
+            return length
+        slack = ROUNDING * blocks.total(self.lengths, length.sqrt()).square()
+        if a is None:
+            return blocks.total(self.lengths, g).square().sum(1) + slack
         for roots, rows in blocks.groups(self.lengths):
-            if rows.shape[1] == 1:
-                out[roots] = length[rows[:, 0]]
-            elif rows.shape[1] > 1:
-                slack = ROUNDING * length[rows].sqrt().sum(1).square()
-                out[roots] = _pairs(a, g, rows).clamp(min=0) + slack
-        return out
+            if rows.shape[1]:
+                slack[roots] += _pairs(a, g, rows).clamp(min=0)
+        return slack
 
     def sum(self, factor: Tensor, blocks: Blocks) -> Tensor:
         """Σ_i c_i A_iᵀ G_i."""
-        a, owner = self.input, blocks.of(self.lengths)
-        g = self.output * factor[owner].unsqueeze(1)
+        a, g = self.input, self.output
+        each = factor if blocks.alone(self.lengths) else factor[blocks.of(self.lengths)]
+        weight = each.unsqueeze(1)
         if bool((factor == 0).any()):  # of roots that count as 0, and may hold anything
-            nothing = (factor == 0)[owner]
-            g = g.masked_fill(nothing.unsqueeze(1), 0)
+            nothing = weight == 0
+            g = g.masked_fill(nothing, 0)
             if isinstance(a, Tensor):
-                a = a.masked_fill(nothing.unsqueeze(1), 0)
+                a = a.masked_fill(nothing, 0)
             elif a is not None:
                 a = a.copy()
-                a.data[np.repeat(nothing.numpy(), np.diff(a.indptr))] = 0
+                a.data[np.repeat(nothing.numpy().ravel(), np.diff(a.indptr))] = 0
         if a is None:
-            return g.sum(0)
-        if isinstance(a, Tensor):
-            return a.T @ g
-        return torch.from_numpy(np.ascontiguousarray(a.T @ g.numpy()))
+            return (g * weight).sum(0)
+        if isinstance(a, Tensor):  # the narrower side is scaled
+            return (a * weight).T @ g if a.shape[1] < g.shape[1] else a.T @ (g * weight)
+        return torch.from_numpy(np.ascontiguousarray(a.T @ (g * weight).numpy()))
 
 
 def _pairs(a: Any, g: Tensor, rows: Tensor) -> Tensor:
-    """(m,) ‖A_iᵀ G_i‖² of the roots whose rows (m, T) are given, T > 1."""
+    """(m,) ‖A_iᵀ G_i‖² of the roots whose rows (m, T) are given."""
     size, d, h = rows.shape[1], a.shape[1], g.shape[1]
     if not isinstance(a, Tensor):
         return _sparse_pairs(a, g, rows)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphsec.dp.blocks import Blocks, Part, Rows
+from graphsec.dp.blocks import ROUNDING, Blocks, Part, Rows
 from graphsec.dp.recorder import Recorder, UnknownUseError, unknown
 from graphsec.models.base import GNN
 from graphsec.ops import Adj
@@ -52,7 +52,8 @@ class Clip:
         A root whose gradient is not finite gets 0: it counts, and adds nothing.
         """
         layers = {name: _layer(name) if self.how == "layer" else "" for name in squares}
-        limit = self.norm / len(set(layers.values())) ** 0.5
+        # A little less, so that rounding can't make it more.
+        limit = (1 - ROUNDING) * self.norm / len(set(layers.values())) ** 0.5
         finite = torch.stack(list(squares.values())).isfinite().all(0)
         factor = {}
         for layer in set(layers.values()):
@@ -96,22 +97,9 @@ def clipped_sum(
     """
     owner = adj.hops[0].owner if adj.hops else adj.owner
     assert owner is not None
-    recorder = Recorder(model)
-    with torch.enable_grad(), recorder:
-        logits = recorder.now(model(x, adj))
-        loss = losses(task, logits[: len(y)], y).sum()
-    uses = recorder.uses
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    wanted = [*(use.output for use in uses), *trainable.values()]
-    found = torch.autograd.grad(loss, wanted, allow_unused=True)
-    for name, gradient in zip(trainable, found[len(uses) :], strict=True):
-        if gradient is not None:  # it went past the recorder
-            raise UnknownUseError(unknown(model, name, "a function that was not watched"))
+    parts = _parts(model, x, adj, y, task, trainable)
     blocks = Blocks(owner, len(y))
-    parts: dict[str, Part] = {}
-    for use, gradient in zip(uses, found, strict=False):
-        if gradient is not None:
-            parts[use.name] = Part.of(use.input, gradient, parts.get(use.name))
     sums = {name: torch.zeros_like(p) for name, p in trainable.items()}
     if not parts:
         return sums, torch.zeros(len(y))
@@ -120,6 +108,27 @@ def clipped_sum(
     for name, part in parts.items():
         sums[name] = part.sum(factors[name], blocks)
     return sums, torch.stack(list(squares.values())).sum(0).sqrt()
+
+
+def _parts(
+    model: GNN, x: Rows, adj: Adj, y: Tensor, task: str, trainable: Mapping[str, Tensor]
+) -> dict[str, Part]:
+    """Inputs and output gradients of each parameter; all else of the passes is gone."""
+    recorder = Recorder(model)
+    with torch.enable_grad(), recorder:
+        logits = recorder.now(model(x, adj))
+        loss = losses(task, logits[: len(y)], y).sum()
+    uses = recorder.uses
+    wanted = [*(use.output for use in uses), *trainable.values()]
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    for name, gradient in zip(trainable, found[len(uses) :], strict=True):
+        if gradient is not None:  # it went past the recorder
+            raise UnknownUseError(unknown(model, name, "a function that was not watched"))
+    parts: dict[str, Part] = {}
+    for use, gradient in zip(uses, found, strict=False):
+        if gradient is not None:
+            parts[use.name] = Part.of(use.input, gradient, parts.get(use.name))
+    return parts
 
 
 def looped_sum(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from graphsec.dp.blocks import Rows, scipy_of
 from graphsec.models.base import GNN
-from graphsec.ops import CSR, Adj, Features, linear, propagate
+from graphsec.ops import CSR, Adj, Features, linear, propagate, spmm
 
 _SIZES = {"shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_sparse"}
 _ADD = {Tensor.add, torch.add}
@@ -72,14 +72,10 @@ class Recorder(TorchFunctionMode):
                 return self._put_off(propagated(args[0], later.x), later.weight)
             if func is Tensor.__getitem__ and isinstance(args[1], slice):
                 return self._put_off(_sliced(later.x, args[1]), later.weight)
-        args, kwargs = self.now(list(args)), self.now(kwargs or {})
         if func in _ADD and id(args[1]) in self.names and args[1].dim() == 1:
-            out = args[0] + args[1].detach()
-            return self._note(self.names[id(args[1])], None, out)
-        for value in _leaves([args, kwargs]):
-            if id(value) in self.names:
-                raise UnknownUseError(unknown(self.model, self.names[id(value)], _called(func)))
-        return func(*args, **kwargs)
+            return self._note(self.names[id(args[1])], None, self.now(args[0]) + args[1].detach())
+        kwargs = {} if kwargs is None else {k: self.now(v, func) for k, v in kwargs.items()}
+        return func(*[self.now(value, func) for value in args], **kwargs)
 
     def _put_off(self, x: Rows, weight: Tensor) -> Tensor:
         if isinstance(x, Tensor) and x.layout != torch.strided:
@@ -88,12 +84,17 @@ class Recorder(TorchFunctionMode):
         self._later[id(stand_in)] = _Later(stand_in, x, weight)
         return stand_in if self.aggregates else self.now(stand_in)
 
-    def now(self, value: Any) -> Any:
-        """The value with products that were put off worked out."""
+    def now(self, value: Any, func: Callable[..., Any] | None = None) -> Any:
+        """The value, as an argument of ``func``, with products that were put off worked out.
+
+        Raises:
+            UnknownUseError: It is, or holds, a parameter.
+        """
         if isinstance(value, list | tuple) and type(value) in (list, tuple):
-            return type(value)(self.now(one) for one in value)
-        if isinstance(value, dict):
-            return {key: self.now(one) for key, one in value.items()}
+            return type(value)([self.now(one, func) for one in value])
+        if id(value) in self.names:
+            called = str(getattr(func, "__name__", func))
+            raise UnknownUseError(unknown(self.model, self.names[id(value)], called))
         later = self._later.get(id(value))
         if later is None:
             return value
@@ -106,20 +107,6 @@ class Recorder(TorchFunctionMode):
         out = out if out.requires_grad else out.requires_grad_()
         self.uses.append(Use(name, x, out))
         return out
-
-
-def _leaves(value: Any) -> Iterable[Any]:
-    if isinstance(value, list | tuple):
-        for one in value:
-            yield from _leaves(one)
-    elif isinstance(value, dict):
-        yield from _leaves(list(value.values()))
-    else:
-        yield value
-
-
-def _called(func: Callable[..., Any]) -> str:
-    return str(getattr(func, "__name__", func))
 
 
 def unknown(model: GNN, name: str, use: str) -> str:
@@ -137,11 +124,12 @@ def _sliced(x: Rows, rows: slice) -> Rows:
 
 
 def propagated(adj: Adj, x: Rows) -> Rows:
-    """Â X, sparse if X is."""
-    if isinstance(x, Tensor):
-        return propagate(adj, x)
+    """Â X, sparse if X is; with one weight an entry, so that nothing as large as X is written."""
     merged = adj.merged()
     assert merged.weight is not None
+    if isinstance(x, Tensor):
+        weight = merged.weight.to(x.dtype).unsqueeze(-1)
+        return spmm(merged.csr, weight, x.unsqueeze(1)).squeeze(1)
     operator = scipy_of(Features(merged.csr, merged.weight))
     made = (operator @ scipy_of(x)).tocsr()
     indptr, indices = (torch.from_numpy(a.astype(np.int64)) for a in (made.indptr, made.indices))

@@ -22,7 +22,7 @@ from graphsec.sampling import subtrees, take
 
 log = logging.getLogger(__name__)
 
-COPIES = 200_000  # of nodes, about, that are worked on at once
+COPIES = 15_000  # of nodes, about, that are worked on at once: memory, and caches
 
 
 class PrivateSteps:
