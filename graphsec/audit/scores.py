@@ -15,11 +15,16 @@ from graphsec.dp.roots import BoundedRoots
 from graphsec.dp.step import PrivateSteps
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, inputs
+from graphsec.predict import How
 from graphsec.train import Release
 
 
 class PrivateTrainer(Protocol):
     """A defense that trains by private steps."""
+
+    def sanitise(self, x: Any, adj: Any, how: How = "exact") -> tuple[Any, Any]:
+        """Features and adjacency as the steps see them."""
+        ...
 
     def private_steps(
         self, model: GNN, graph: Graph, x: Any, adj: Any, generator: Any, ledger: Any
@@ -81,9 +86,8 @@ def _steps(trainer: PrivateTrainer, model: GNN, graph: Graph) -> PrivateSteps:
     from graphsec.dp.accountant import Ledger
 
     # A generator of the auditor's own: what the training drew, they don't know.
-    return trainer.private_steps(
-        model, graph, inputs(graph), graph.adj, np.random.default_rng(0), Ledger()
-    )
+    x, adj = trainer.sanitise(inputs(graph), graph.adj, "exact")
+    return trainer.private_steps(model, graph, x, adj, np.random.default_rng(0), Ledger())
 
 
 def _share(steps: PrivateSteps) -> float:

@@ -123,7 +123,8 @@ class Canaries(Trials):
         sees: The noisy "gradients" and weights of all steps, or the "answer" about the canary,
             asked with all canaries in the graph, after the last.
         scale: Features of a canary over the clip norm; its gradient is about so many times too
-            long for the clipping.
+            long for the clipping, unless features are scaled to norm 1 ("dp-gnn": ``unit``), which
+            leaves a hub too little weight to turn its neighbours around.
     """
 
     shape: Shape = "lone"
@@ -277,16 +278,15 @@ def fixed(defense: Defense, recipe: Recipe, graph: Graph) -> Defense:
     if not hasattr(made, "private_steps"):
         return defense
     made = replace(made, nodes=made.nodes or len(graph.split.train))
-    if made.epsilon is None:
+    if made.noise_multiplier is not None:
         return cast(Defense, made)
     from graphsec.dp.accountant import Ledger
 
     with Rng(0).scope():
         model = made.predictor(recipe, Sizes.of(graph)).model
-    steps = made.private_steps(
-        model, graph, inputs(graph), graph.adj, np.random.default_rng(0), Ledger()
-    )
-    return cast(Defense, replace(made, epsilon=None, noise_multiplier=steps.noise_multiplier))
+    x, adj = made.sanitise(inputs(graph), graph.adj, "exact")
+    steps = made.private_steps(model, graph, x, adj, np.random.default_rng(0), Ledger())
+    return cast(Defense, replace(made, noise_multiplier=steps.noise_multiplier))
 
 
 def claimed(predictor: Predictor, delta: float) -> float:

@@ -34,7 +34,7 @@ GRAPH = tiny_graphs()["blocks"]
 DELTA = 1e-5
 DP = {
     "name": "dp-gnn", "epsilon": 1.0, "delta": DELTA, "steps": 2, "rate": 1.0, "optimizer": "sgd",
-    "lr": 0.1, "max_degree": 11, "nodes": 100, "clip": 0.3,
+    "lr": 0.1, "max_degree": 11, "nodes": 100, "clip": 0.3, "unit": False,
 }  # fmt: skip
 MODELS: dict[str, Any] = {
     "gcn": {"name": "gcn", "layers": 1, "dropout": 0.0},

@@ -27,6 +27,7 @@ delta = 1e-5
 steps = 1
 rate = 1.0
 clip = 0.3
+unit = false
 [[audits]]
 name = "canaries"
 count = 200
@@ -169,7 +170,7 @@ def test_lira_on_the_trained_model(tmp_path: Path) -> None:
         dataset="karate", model={"name": "mlp", "layers": 1, "dropout": 0.0},
         training={"select": "last"},
         defense={
-            "name": "dp-gnn", "steps": 2, "delta": 1e-3, "epsilon": None, "noise_multiplier": 1.0
+            "name": "dp-gnn", "steps": 2, "delta": 1e-3, "noise_multiplier": 1.0
         },
         audits=[
             {"name": "membership", "attack": {"name": "lira", "shadows": 4}, "trainings": 2},
