@@ -18,7 +18,7 @@ from graphsec.ops import Adj, Features, unit_rows
 from graphsec.predict import How, PrivacyStatement
 from graphsec.registry import DEFENSES, Range
 from graphsec.rng import Rng
-from graphsec.train import OnEpoch, Recipe, Trace, Training, released
+from graphsec.train import OnEpoch, Recipe, Trace, released
 
 if TYPE_CHECKING:
     from graphsec.dp.roots import Roots
@@ -92,6 +92,24 @@ class DPGNN(Defense):
 
     version: ClassVar[int] = 1
 
+    def refuses(self, recipe: Recipe) -> str | None:
+        """A recipe that chooses by data, or a model that mixes more than a root's subtree."""
+        from graphsec.dp.gradients import beyond_roots
+
+        training = recipe.training
+        for name, found, only in (
+            ("select", training.select, "last"),
+            ("patience", training.patience, None),
+            ("schedule", training.schedule, "constant"),
+            ("sampler", training.sampler, None),
+        ):
+            if found != only:
+                return (
+                    f"training.{name} must be {only!r} with 'dp-gnn', got {found!r}: a choice by "
+                    "private validation nodes is not paid for, and steps and rate are dp-gnn's"
+                )
+        return beyond_roots(recipe.model.module)
+
     def sanitise(
         self, x: Tensor | Features, adj: Adj, how: How = "exact"
     ) -> tuple[Tensor | Features, Adj]:
@@ -109,7 +127,10 @@ class DPGNN(Defense):
         """
         from graphsec.dp.accountant import Ledger
 
-        self._check(graph, recipe.training)
+        reason = self.refuses(recipe)
+        if reason is not None:
+            raise ValueError(reason)
+        self._check(graph)
         ledger, trace = Ledger(), Trace()
         seed = Rng(secrets.randbits(64)) if self.secure else rng
         entropy: Any = secrets.randbits(256) if self.secure else rng["steps"].entropy
@@ -181,7 +202,7 @@ class DPGNN(Defense):
         assert graph.split is not None
         return self.nodes or len(graph.split.train)
 
-    def _check(self, graph: Graph, training: Training) -> None:
+    def _check(self, graph: Graph) -> None:
         if graph.y is None:
             raise ValueError(f"y is missing in {graph.name!r}: training needs labels")
         if graph.split is None or len(graph.split.train) == 0:
@@ -193,17 +214,6 @@ class DPGNN(Defense):
                 f"delta must be < 1 / {self._public(graph)}, the number of training nodes, got "
                 f"{self.delta}: at more, it may give one of them away outright"
             )
-        for name, found, only in (
-            ("select", training.select, "last"),
-            ("patience", training.patience, None),
-            ("schedule", training.schedule, "constant"),
-            ("sampler", training.sampler, None),
-        ):
-            if found != only:
-                raise ValueError(
-                    f"training.{name} must be {only!r} with 'dp-gnn', got {found!r}: a choice by "
-                    "private validation nodes is not paid for, and steps and rate are dp-gnn's"
-                )
 
     def statement(self, graph: Graph, recipe: Recipe, trace: Trace) -> PrivacyStatement | None:
         """ε of what was spent; none for the published sampler, or noise that can be replayed."""

@@ -162,3 +162,22 @@ def losses(task: str, logits: Tensor, y: Tensor) -> Tensor:
     if task == "regression":
         return F.mse_loss(logits.squeeze(-1), y, reduction="none")
     return F.cross_entropy(logits, y, ignore_index=-1, reduction="none")
+
+
+SHARED = "{} has batch_statistics: the gradient of one root depends on others"
+
+
+def beyond_roots(module: type[GNN]) -> str | None:
+    """What in a class of models would let others than a root's subtree into its gradient."""
+    name, can = module.__name__, module.capabilities
+    if can.batch_statistics:
+        return SHARED.format(name)
+    if can.uses_edges and not can.sampled:
+        return f"{name} is not sampled: it does not run on the subtree of a root"
+    if "classification" not in can.tasks:
+        return f"{name} is for {', '.join(can.tasks)}: private steps need labels"
+    if module.penalty is not GNN.penalty:
+        return f"{name} adds a penalty to its loss, which no clipping holds"
+    if module.settle is not GNN.settle:
+        return f"{name} settles on validation labels, which no event accounts for"
+    return None

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from graphsec.dp.accountant import Ledger
-from graphsec.dp.gradients import Clip, clipped_sum, looped_sum
+from graphsec.dp.gradients import SHARED, Clip, beyond_roots, clipped_sum, looped_sum
 from graphsec.dp.recorder import UnknownUseError
 from graphsec.dp.roots import Roots
 from graphsec.models.base import GNN
@@ -149,17 +149,13 @@ def check_model(model: GNN) -> None:
     Raises:
         ValueError: With the model's name and the capability that it has or lacks.
     """
-    name, can = type(model).__name__, model.capabilities
-    if can.batch_statistics or any(isinstance(m, _NormBase) for m in model.modules()):
-        raise ValueError(f"{name} has batch_statistics: one root's gradient depends on others")
-    if can.uses_edges and (model.layers is None or not can.sampled):
-        raise ValueError(f"{name} is not sampled: it does not run on the subtree of a root")
-    if "classification" not in can.tasks:
-        raise ValueError(f"{name} is for {', '.join(can.tasks)}: private steps need labels")
-    if type(model).penalty is not GNN.penalty:
-        raise ValueError(f"{name} adds a penalty to its loss, which no clipping holds")
-    if type(model).settle is not GNN.settle:
-        raise ValueError(f"{name} settles on validation labels, which no event accounts for")
+    reason = beyond_roots(type(model))
+    if reason is None and any(isinstance(part, _NormBase) for part in model.modules()):
+        reason = SHARED.format(type(model).__name__)
+    if reason is None and model.capabilities.uses_edges and model.layers is None:
+        reason = f"{type(model).__name__} has no fixed number of hops, and so no subtrees"
+    if reason is not None:
+        raise ValueError(reason)
 
 
 def walks(adj: Adj, hops: int) -> Tensor:
