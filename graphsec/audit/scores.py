@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphsec.dp.canaries import Planted
-from graphsec.dp.roots import BoundedRoots
+from graphsec.dp.roots import PublishedRoots
 from graphsec.dp.step import PrivateSteps
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, inputs
@@ -93,7 +93,8 @@ def _steps(trainer: PrivateTrainer, model: GNN, graph: Graph) -> PrivateSteps:
 def _share(steps: PrivateSteps) -> float:
     """Part of the roots that a step draws in the mean."""
     roots: Any = steps.roots
-    return float(roots.rate if isinstance(roots, BoundedRoots) else roots.size / len(roots.nodes))
+    fixed = isinstance(roots, PublishedRoots)
+    return float(roots.size / len(roots.nodes) if fixed else roots.rate)
 
 
 def _stacked(steps: PrivateSteps, planted: Planted) -> Tensor:

@@ -85,7 +85,9 @@ def clipped_sum(
             mix subtrees; without batch statistics.
         x: (copies, d) features of the copies.
         adj: Their subtrees, from ``sampling.subtrees``.
-        y: (B,) labels of the roots, −1 where unknown (a gradient of 0).
+        y: (m,) labels of the first m copies, −1 where unknown. In subtrees these are the B roots.
+            The loss of a root is the mean over the labelled copies that it owns; without any, its
+            gradient is 0.
         task: "classification" or "regression".
         clip: How to clip.
 
@@ -98,11 +100,11 @@ def clipped_sum(
     owner = adj.hops[0].owner if adj.hops else adj.owner
     assert owner is not None
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    parts = _parts(model, x, adj, y, task, trainable)
-    blocks = Blocks(owner, len(y))
+    parts = _parts(model, x, adj, y, task, trainable, owner)
+    blocks = Blocks(owner, count(owner))
     sums = {name: torch.zeros_like(p) for name, p in trainable.items()}
     if not parts:
-        return sums, torch.zeros(len(y))
+        return sums, torch.zeros(count(owner))
     squares = {name: part.squares(blocks) for name, part in parts.items()}
     factors = clip.factors(squares)
     for name, part in parts.items():
@@ -111,13 +113,14 @@ def clipped_sum(
 
 
 def _parts(
-    model: GNN, x: Rows, adj: Adj, y: Tensor, task: str, trainable: Mapping[str, Tensor]
-) -> dict[str, Part]:
+    model: GNN, x: Rows, adj: Adj, y: Tensor, task: str, trainable: Mapping[str, Tensor],
+    owner: Tensor,
+) -> dict[str, Part]:  # fmt: skip
     """Inputs and output gradients of each parameter; all else of the passes is gone."""
     recorder = Recorder(model)
     with torch.enable_grad(), recorder:
         logits = recorder.now(model(x, adj))
-        loss = losses(task, logits[: len(y)], y).sum()
+        loss = root_losses(task, logits[: len(y)], y, owner).sum()
     uses = recorder.uses
     wanted = [*(use.output for use in uses), *trainable.values()]
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
@@ -146,7 +149,8 @@ def looped_sum(
     sums = {name: torch.zeros_like(p) for name, p in trainable.items()}
     norms = []
     for x, adj, y in roots:
-        loss = losses(task, model(x, adj)[:1], y).sum()
+        logits = model(x, adj)[: len(y)]
+        loss = root_losses(task, logits, y, torch.zeros(len(y), dtype=torch.int64)).sum()
         found = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
         mine = {n: g for n, g in zip(trainable, found, strict=True) if g is not None}
         squares = {name: g.square().sum().view(1) for name, g in mine.items()}
@@ -157,8 +161,21 @@ def looped_sum(
     return sums, torch.stack(norms) if norms else torch.zeros(0)
 
 
+def count(owner: Tensor) -> int:
+    """Roots of copies that belong to 0 … B − 1, each of which has one."""
+    return int(owner.max()) + 1 if len(owner) else 0
+
+
+def root_losses(task: str, logits: Tensor, y: Tensor, owner: Tensor) -> Tensor:
+    """(B,) loss of each root: the mean over its labelled copies, 0 where there are none."""
+    roots, mine = count(owner), owner[: len(y)]
+    known = torch.ones(len(y)) if task == "regression" else (y >= 0).float()
+    share = known / torch.zeros(roots).index_add(0, mine, known).clamp(min=1)[mine]
+    return torch.zeros(roots).index_add(0, mine, losses(task, logits, y) * share)
+
+
 def losses(task: str, logits: Tensor, y: Tensor) -> Tensor:
-    """(B,) loss of each root."""
+    """(m,) loss of each label."""
     if task == "regression":
         return F.mse_loss(logits.squeeze(-1), y, reduction="none")
     return F.cross_entropy(logits, y, ignore_index=-1, reduction="none")
