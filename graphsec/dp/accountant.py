@@ -3,7 +3,8 @@
 A step sums one clipped term a root and adds Gaussian noise. On a graph a node has a part in many
 terms: in its own, which disappears with it (a change of C at most, C the clip norm), and in those
 of the roots that see it, which change (by 2C at most). dp-accounting knows the first; the events
-here add the second. All speak of neighbours by adding or removing one node with its edges.
+here add the second, and that of a record which changes and is nobody else's. All speak of
+neighbours by adding or removing one node with its edges.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dp_accounting.rdp import RdpAccountant
 Array = npt.NDArray[np.float64]
 
 _TOLERANCE = 1e-4  # of noise multipliers that are searched for
+_FARTHEST = 400.0  # standard deviations of the noise over which divergences are integrated
 
 
 @attr.s(frozen=True, slots=True, auto_attribs=True)
@@ -83,29 +85,82 @@ class FixedSizeTermsDpEvent(dp_accounting.DpEvent):  # type: ignore[misc]
     terms: int
 
 
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class SwappedTermDpEvent(dp_accounting.DpEvent):  # type: ignore[misc]
+    """A step on records sampled independently, one of which changes, and no other.
+
+    Its term, of norm C at most, becomes another one of norm C at most. No pair of such steps can
+    be told apart better than these two on a line, with noise of standard deviation σ:
+
+        (1 − q) N(0, σ²) + q N(1, σ²)   and   (1 − q) N(0, σ²) + q N(−1, σ²).
+
+    Half of the noise's multiplier in a Poisson-sampled Gaussian, as if a term of 2C came or went,
+    is the same at q = 1 and more than it costs below.
+
+    Source: the proof is in docs/privacy.md, "Disjoint cells".
+
+    Attributes:
+        noise_multiplier: σ, the noise's standard deviation over C.
+        sampling_probability: q, the chance of each record to be in a step.
+    """
+
+    noise_multiplier: float
+    sampling_probability: float
+
+
+GraphEvent = ChangedTermsDpEvent | FixedSizeTermsDpEvent | SwappedTermDpEvent
+
+
 class NodeAccountant(RdpAccountant):  # type: ignore[misc]
     """Rényi accountant that also knows the events of steps on graphs."""
 
     def _maybe_compose(self, event: Any, count: int, do_compose: bool) -> Any:
-        if not isinstance(event, ChangedTermsDpEvent | FixedSizeTermsDpEvent):
+        if not isinstance(event, GraphEvent):
             return super()._maybe_compose(event, count, do_compose)
         if do_compose:
             self._rdp += count * step_rdp(event, self._orders)
         return None
 
 
-def step_rdp(
-    event: ChangedTermsDpEvent | FixedSizeTermsDpEvent, orders: Sequence[float] | Array
-) -> Array:
+def step_rdp(event: GraphEvent, orders: Sequence[float] | Array) -> Array:
     """(orders,) Rényi divergence of one step at each order α > 1."""
-    chance, shift = _levels(event)
-    alpha = np.asarray(orders, dtype=np.float64)[:, None]
     from scipy.special import logsumexp
 
+    if isinstance(event, SwappedTermDpEvent):
+        return np.array([_swapped_rdp(event, float(alpha)) for alpha in orders])
+    chance, shift = _levels(event)
+    alpha = np.asarray(orders, dtype=np.float64)[:, None]
     with np.errstate(divide="ignore"):
         exponent = np.log(chance) + alpha * (alpha - 1) * shift**2 / 2
     found: Array = logsumexp(exponent, axis=1) / (alpha[:, 0] - 1)
     return np.maximum(found, 0.0)
+
+
+def _swapped_rdp(event: SwappedTermDpEvent, alpha: float) -> float:
+    """The divergence of order α, log ∫ P^α Q^(1 − α) / (α − 1), by the trapezoidal rule.
+
+    In units of the noise the integrand has its peaks between 0 and 2 α / σ. They are as wide as a
+    Gaussian or σ / √α, so that the error is exponentially small. Farther out, where no order is
+    of use, stands what joint convexity gives, (1 − q) + q exp(2 α (α − 1) / σ²).
+    """
+    from scipy.special import logsumexp
+
+    q, noise = event.sampling_probability, event.noise_multiplier
+    if noise <= 0 or not 0 <= q <= 1:
+        raise ValueError(
+            f"noise_multiplier must be > 0 and sampling_probability lie in 0…1, got {noise} and {q}"
+        )
+    far = 1 / noise
+    with np.errstate(divide="ignore"):
+        rest, drawn = np.log1p(-q), np.log(q)
+    if 2 * alpha * far > _FARTHEST:
+        return float(np.logaddexp(rest, drawn + 2 * alpha * (alpha - 1) * far**2) / (alpha - 1))
+    step = min(0.1, noise / 2 / alpha**0.5)
+    x = np.arange(-15 - far, 2 * alpha * far + 15, step)
+    p, other = (np.logaddexp(rest, drawn + sign * far * x - far**2 / 2) for sign in (1, -1))
+    density = -(x**2) / 2 + alpha * p + (1 - alpha) * other
+    total = logsumexp(density) + np.log(step) - np.log(2 * np.pi) / 2
+    return max(float(total) / (alpha - 1), 0.0)
 
 
 def _levels(event: ChangedTermsDpEvent | FixedSizeTermsDpEvent) -> tuple[Array, Array]:
