@@ -9,7 +9,7 @@ from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
 from graphsec.defenses.ownership import fingerprint, watermark
-from graphsec.defenses.private import dp_gnn, gap, mc_gpb, noisy_graph, scores, votes
+from graphsec.defenses.private import dp_gnn, dp_subgraphs, gap, mc_gpb, noisy_graph, scores, votes
 from graphsec.defenses.purify import gdc, jaccard, svd
 from graphsec.defenses.robust import (
     adversarial_training,
@@ -26,6 +26,7 @@ __all__ = [
     "adversarial_training",
     "build",
     "dp_gnn",
+    "dp_subgraphs",
     "fingerprint",
     "gap",
     "gdc",
