@@ -9,7 +9,16 @@ from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
 from graphsec.defenses.ownership import fingerprint, watermark
-from graphsec.defenses.private import dp_gnn, dp_subgraphs, gap, mc_gpb, noisy_graph, scores, votes
+from graphsec.defenses.private import (
+    dp_gnn,
+    dp_subgraphs,
+    gap,
+    mc_gpb,
+    noisy_graph,
+    progap,
+    scores,
+    votes,
+)
 from graphsec.defenses.purify import gdc, jaccard, svd
 from graphsec.defenses.robust import (
     adversarial_training,
@@ -36,6 +45,7 @@ __all__ = [
     "median",
     "noisy_graph",
     "none",
+    "progap",
     "prognn",
     "scores",
     "smoothing",

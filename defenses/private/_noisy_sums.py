@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -47,7 +48,6 @@ class NoisySums(Defense):
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     draws: ClassVar[bool] = True
-    models: ClassVar[int] = 1
 
     level: Level = "node"
     epsilon: Annotated[float, Field(gt=0), Range(1, 16, log=True)] = 8.0
@@ -67,6 +67,11 @@ class NoisySums(Defense):
     @property
     def sums(self) -> int:
         """How often sums over neighbours are released."""
+        return 1
+
+    @property
+    def models(self) -> int:
+        """How many models are trained, one after the other."""
         return 1
 
     def refuses(self, recipe: Recipe) -> str | None:
@@ -185,6 +190,39 @@ class NoisySums(Defense):
             argument="docs/privacy.md, "
             + ("Soft caps" if self.heard == "soft" else "Sums under a public bound"),
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyStates(NoisySums):
+    """Base: sums of hidden states, hop by hop; how wide they are, the model will say."""
+
+    hops: Annotated[int, Field(ge=1, le=16), Range(1, 5)] = 2
+    _entropy: int = field(init=False, default=0, repr=False, compare=False)
+    _rng: Rng | None = field(init=False, default=None, repr=False, compare=False)
+
+    @property
+    def sums(self) -> int:
+        """One a hop."""
+        return self.hops
+
+    def refuses(self, recipe: Recipe) -> str | None:
+        """Models without hidden states too."""
+        reason = super().refuses(recipe)
+        if reason is None and getattr(recipe.model, "layers", 0) < 2:
+            return f"needs a model of two layers or more, got {recipe.model.name!r} of one"
+        return reason
+
+    def drawn(self, graph: Graph, rng: Rng) -> Defense:
+        """With a stream of noise."""
+        self.check(graph)
+        made = copy.copy(self)
+        object.__setattr__(made, "_rng", rng)
+        object.__setattr__(made, "_entropy", rng["cut"].entropy)
+        return made
+
+    def noises(self, nodes: int, width: int) -> Tensor | None:
+        """(hops, nodes, width) the noise of this training, of standard deviation 1."""
+        return None if self._rng is None else self.noise((self.hops, nodes, width), self._rng)
 
 
 def fewest(adj: Adj, most: int, entropy: int) -> Adj:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from graphsec.defenses.base import Defense
-from graphsec.defenses.private._noisy_sums import NoisySums
+from graphsec.defenses.private._noisy_sums import NoisyStates
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, Capabilities, Sizes
 from graphsec.models.mlp import MLPSpec
@@ -65,7 +65,7 @@ class Perturbed(GNN):
 
 @DEFENSES.register("gap")
 @dataclass(frozen=True, kw_only=True)
-class GAP(NoisySums):
+class GAP(NoisyStates):
     """Aggregation perturbation: states are summed over neighbours with noise, then only looked at.
 
     An encoder (the recipe's ``mlp``) is trained, its hidden states are summed over neighbours and
@@ -99,33 +99,12 @@ class GAP(NoisySums):
         head: Hidden units of the head.
     """
 
-    models: ClassVar[int] = 2
-
-    hops: Annotated[int, Field(ge=1, le=16), Range(1, 5)] = 2
     head: Annotated[int, Field(ge=1, le=8192), Range(8, 128, log=True)] = 32
-    _noise: Tensor | None = field(init=False, default=None, repr=False, compare=False)
-    _entropy: int = field(init=False, default=0, repr=False, compare=False)
-    _rng: Rng | None = field(init=False, default=None, repr=False, compare=False)
 
     @property
-    def sums(self) -> int:
-        """One a hop."""
-        return self.hops
-
-    def refuses(self, recipe: Recipe) -> str | None:
-        """Models without hidden states too."""
-        reason = super().refuses(recipe)
-        if reason is None and getattr(recipe.model, "layers", 0) < 2:
-            return f"needs a model of two layers or more, got {recipe.model.name!r} of one"
-        return reason
-
-    def drawn(self, graph: Graph, rng: Rng) -> Defense:
-        """With a stream of noise; how wide it is, the model will say."""
-        self.check(graph)
-        made = copy.copy(self)
-        object.__setattr__(made, "_rng", rng)
-        object.__setattr__(made, "_entropy", rng["cut"].entropy)
-        return made
+    def models(self) -> int:
+        """Encoder and head."""
+        return 2
 
     def harden(self, model: GNN) -> GNN:
         """The model as an encoder, with a head and the noise."""
@@ -142,10 +121,8 @@ class GAP(NoisySums):
     ) -> Trace:  # fmt: skip
         """Encoder, noisy sums, head, in this order."""
         assert isinstance(model, Perturbed)
-        if self._rng is not None:
-            assert isinstance(model.own, Stack)
-            width = model.own.weight[-1].shape[0]
-            model.noise = self.noise((self.hops, graph.num_nodes, width), self._rng)
+        assert isinstance(model.own, Stack)
+        model.noise = self.noises(graph.num_nodes, model.own.weight[-1].shape[0])
         trace = self.fitted(model.own, graph, recipe, rng["encoder"], x, adj, on_epoch, whole)
         model.eval()
         with torch.no_grad():

@@ -44,6 +44,7 @@ SPECS = {
     "fingerprint": {"name": "fingerprint", "models": 19},
     "mc-gpb": {"name": "mc-gpb", "beta": 0.1, "gamma": 0.01},
     "private-votes": {"name": "private-votes", "epsilon": 1e3, "steps": 80, "rate": 0.5},
+    "progap": {"name": "progap", "epsilon": 1e3, "cap": 8, "steps": 80, "hops": 1},
     "smoothing": {"name": "smoothing", "samples": 20},
     "svd": {"name": "svd", "rank": 8},
     "watermark": {"name": "watermark", "nodes": 24},
@@ -51,7 +52,7 @@ SPECS = {
 
 # What is behind them, where it can't be the contract's own model.
 MLP = {"name": "mlp", "hidden": 16}
-MODELS = {"gap": MLP, "private-votes": MLP}
+MODELS = {"gap": MLP, "private-votes": MLP, "progap": MLP}
 
 for _name in DEFENSES:
     _class = f"Test_{_name.replace('-', '_')}"
