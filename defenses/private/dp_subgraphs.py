@@ -50,9 +50,9 @@ class DPSubgraphs(PrivateTraining):
     and none of the paper's three. Ours: "cells", their event and the proof.
 
     Attributes:
-        epsilon: ε that all steps cost together; None if ``noise_multiplier`` is given.
-        noise_multiplier: σ, noise over ``clip``; None finds the least for ``epsilon``, and 0 is
-            training without noise, clipped.
+        epsilon: ε that all steps may cost together, unless ``noise_multiplier`` is given.
+        noise_multiplier: σ, noise over ``clip``, whatever ε that makes; 0 is training without
+            noise, clipped. None finds the least for ``epsilon``.
         delta: δ, below one over the number of training nodes.
         steps: Number of steps.
         rate: q, each subgraph's chance to be in a step.

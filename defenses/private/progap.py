@@ -92,7 +92,9 @@ class ProGAP(NoisyStates):
 
     Attributes:
         level: Of neighbours: "node" or "edge".
-        epsilon: ε of all; None draws no noise (ε = ∞).
+        epsilon: ε of all, unless ``noise_multiplier`` is given.
+        noise_multiplier: Noise of the sums over their sensitivity, whatever ε that makes; 0 draws
+            none anywhere. None finds the least for ``epsilon``.
         delta: δ, below one over the public number of training nodes.
         heard: "soft" caps, a public "bound" on degrees, or the "published" cut.
         cap: K of soft caps, or the public bound, or the number of receivers.

@@ -33,7 +33,6 @@ SPECS = {
     },
     "dp-subgraphs": {
         "name": "dp-subgraphs",
-        "epsilon": None,
         "noise_multiplier": 0.01,
         "cells": 4,
         "rate": 0.5,

@@ -334,7 +334,7 @@ def test_a_statement_says_what_was_spent() -> None:
 
 
 def test_nothing_is_promised_without_a_proof() -> None:
-    clear = {**DP, "secure": True, "epsilon": None, "noise_multiplier": 0.0}
+    clear = {**DP, "secure": True, "noise_multiplier": 0.0}
     for spec in (DP, clear, {**DP, "secure": True, "partition": "walks"}):
         assert graphsec.fit(BLOCKS, GCN, spec).privacy is None
 

@@ -30,11 +30,11 @@ def progressive(predictor: graphsec.Predictor) -> Progressive:
 
 def test_stages_are_trained_one_after_the_other() -> None:
     """Three models and two sums, in the ledger and in the weights; a later stage moves no other."""
-    start, made = (progressive(fitted(hops=2, steps=n, epsilon=None)) for n in (1, 4))
+    start, made = (progressive(fitted(hops=2, steps=n, noise_multiplier=0.0)) for n in (1, 4))
     assert len(made.stages) == 2
     for name, value in made.named_parameters():
         assert not torch.equal(value, dict(start.named_parameters())[name])
-    shallow = progressive(fitted(hops=1, epsilon=None))
+    shallow = progressive(fitted(hops=1, noise_multiplier=0.0))
     for one, other in zip(shallow.own.parameters(), made.own.parameters(), strict=True):
         assert torch.equal(one, other)
     trace = fitted(hops=2).trace
@@ -87,4 +87,4 @@ def test_claims_and_what_strangers_have() -> None:
     assert edge.relation == "add or remove one undirected edge"
     assert progressive(made).noise is not None
     assert progressive(made.public()).noise is None
-    assert progressive(fitted(epsilon=None)).noise is None
+    assert progressive(fitted(noise_multiplier=0.0)).noise is None
