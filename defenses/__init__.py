@@ -12,6 +12,7 @@ from graphsec.defenses.ownership import fingerprint, watermark
 from graphsec.defenses.private import (
     dp_gnn,
     dp_subgraphs,
+    dpar,
     gap,
     mc_gpb,
     noisy_graph,
@@ -36,6 +37,7 @@ __all__ = [
     "build",
     "dp_gnn",
     "dp_subgraphs",
+    "dpar",
     "fingerprint",
     "gap",
     "gdc",

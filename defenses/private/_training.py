@@ -144,14 +144,15 @@ class PrivateTraining(Defense):
     def _noise(self, roots: Roots) -> float:
         if self.noise_multiplier is not None:
             return self.noise_multiplier
-        import dp_accounting
-
         from graphsec.dp.accountant import noise_for
 
-        def spent(noise: float) -> Any:
-            return dp_accounting.SelfComposedDpEvent(roots.event(noise), self.steps)
+        return noise_for(lambda noise: self._spent(noise, roots), self.epsilon, self.delta)
 
-        return noise_for(spent, self.epsilon, self.delta)
+    def _spent(self, noise: float, roots: Roots) -> Any:
+        """The event of a whole training at a noise multiplier."""
+        import dp_accounting
+
+        return dp_accounting.SelfComposedDpEvent(roots.event(noise), self.steps)
 
     def _public(self, graph: Graph) -> int:
         """Public number of training nodes."""

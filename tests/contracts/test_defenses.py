@@ -38,6 +38,13 @@ SPECS = {
         "rate": 0.5,
         "steps": 80,
     },
+    "dpar": {
+        "name": "dpar",
+        "epsilon": None,
+        "noise_multiplier": 0.01,
+        "rate": 0.5,
+        "steps": 80,
+    },
     "gap": {"name": "gap", "epsilon": 1e3, "cap": 8, "steps": 80, "hops": 1},
     "gdc": GDC,
     "fingerprint": {"name": "fingerprint", "models": 19},
@@ -51,7 +58,7 @@ SPECS = {
 
 # What is behind them, where it can't be the contract's own model.
 MLP = {"name": "mlp", "hidden": 16}
-MODELS = {"gap": MLP, "private-votes": MLP, "progap": MLP}
+MODELS = {"dpar": MLP, "gap": MLP, "private-votes": MLP, "progap": MLP}
 
 for _name in DEFENSES:
     _class = f"Test_{_name.replace('-', '_')}"
