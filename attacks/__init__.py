@@ -31,6 +31,7 @@ from graphsec.attacks.attributes import from_features, from_outputs
 from graphsec.attacks.base import Attack
 from graphsec.attacks.extraction import laundering, subgraphs, surrogate
 from graphsec.attacks.inference import hogwild
+from graphsec.attacks.leakage import closed_form, idlg
 from graphsec.attacks.links import linkteller, stealing
 from graphsec.attacks.membership import confidence, lira, rmia, shadow_mlp
 from graphsec.attacks.poisoning import meta_pgd, meta_prbcd, metattack
@@ -41,6 +42,7 @@ __all__ = [
     "Attack",
     "brute_force",
     "chain_inversion",
+    "closed_form",
     "confidence",
     "degree",
     "dice",
@@ -53,6 +55,7 @@ __all__ = [
     "graphmi",
     "grbcd",
     "hogwild",
+    "idlg",
     "laundering",
     "linkteller",
     "lira",

@@ -151,17 +151,24 @@ class PropertyGuess(Outcome):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reconstruction(Outcome):
-    """Recovered tensors.
+    """Recovered tensors; what was not attempted is None or left out.
 
     Attributes:
-        nodes: (k,) nodes they belong to, in the attacker's numbering.
-        x: (k, d) recovered features, None if not attempted.
-        adj: (k, k) recovered edge scores, None if not attempted.
+        nodes: (k,) nodes that ``x``, ``adj`` and ``inputs`` belong to.
+        x: (k, d) recovered features.
+        adj: (k, k) recovered edge scores.
+        y: Recovered labels of the nodes asked about, in their order.
+        counts: (classes,) how many of the nodes asked about have each label.
+        inputs: Name of a weight matrix → (k, width) what it multiplied at each node, after
+            aggregation (``models.maps``).
     """
 
     nodes: Tensor
     x: Tensor | None = None
     adj: Tensor | None = None
+    y: Tensor | None = None
+    counts: Tensor | None = None
+    inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

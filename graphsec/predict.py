@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from graphsec.ops import Adj, Features
 from graphsec.ranking import top_items
 from graphsec.registry import DEFENSES
 from graphsec.sampling import Shadow
-from graphsec.train import Recipe, Trace
+from graphsec.train import Recipe, Release, Trace
 
 How = Literal["exact", "relaxed", "bypass"]
 
@@ -272,6 +273,26 @@ class Predictor:
         plain = DEFENSES.build(self.origin.defense.spec())
         made: Predictor = plain.around(self.model.public(), self.origin.recipe)
         return made.relaxed("exact")
+
+    def at(self, release: Release) -> Predictor:
+        """``relaxed`` as this one is, with the parameters that a gradient was released at.
+
+        Raises:
+            ValueError: The release carries no such parameters, or of other shapes.
+        """
+        moment = self.relaxed(self.how)
+        moment.model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for name, parameter in moment.model.named_parameters():
+                sent = release.tensors.get(f"parameter:{name}")
+                shape = None if sent is None else tuple(sent.shape)
+                if sent is None or sent.shape != parameter.shape:
+                    raise ValueError(
+                        f"release {release.round}: parameter {name!r} must have shape "
+                        f"{tuple(parameter.shape)}, found {shape or 'none'}"
+                    )
+                parameter.copy_(sent)
+        return moment
 
     @staticmethod
     def wrap(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from graphsec.game import Secret
+from graphsec.game import Gradients, Secret
 from graphsec.graph import Graph
+from graphsec.graph.arrays import take_rows
 from graphsec.metrics import (
     Curve,
     Metric,
@@ -14,14 +15,19 @@ from graphsec.metrics import (
     auc_by_degree,
     certified_ratio,
     hits,
+    label_metrics,
     macro_f1,
     margin,
     property_metrics,
     r_squared,
     ranking_metrics,
     recommendation_metrics,
+    reconstruction_metrics,
+    relative_error,
     roc_curve,
 )
+from graphsec.models.base import inputs
+from graphsec.models.maps import map_inputs
 from graphsec.outcome import (
     Answers,
     AttributeScores,
@@ -30,6 +36,7 @@ from graphsec.outcome import (
     Outcome,
     Perturbation,
     PropertyGuess,
+    Reconstruction,
     StolenModel,
 )
 from graphsec.ownership import Verdict
@@ -97,6 +104,8 @@ def score(
         if secret is None or not torch.equal(outcome.nodes, secret.question):
             raise ValueError("scoring attributes needs the game's secret, and its nodes in order")
         numbers.update(attribute_metrics(outcome.scores, secret.answer))
+    if isinstance(outcome, Reconstruction) and secret is not None:
+        numbers.update(_recovered(outcome, graph, predictor, secret))
     if isinstance(outcome, PropertyGuess):
         if secret is None:
             raise ValueError("scoring a property needs the game's secret")
@@ -180,6 +189,33 @@ def _stolen(
     if graph.y is not None and bool((graph.y[nodes] >= 0).any()):
         right = accuracy(copied, graph.y[nodes])
         numbers["stolen_accuracy"] = Metric(right, False, 0, 1, "accuracy of the copy")
+    return numbers
+
+
+def _recovered(
+    outcome: Reconstruction, graph: Graph, victim: Predictor, secret: Secret
+) -> dict[str, Metric]:
+    """How close what a gradient gave away is to the features and labels it was computed on."""
+    rules = secret.rules
+    if not isinstance(rules, Gradients) or graph.x is None:
+        raise ValueError("scoring a reconstruction needs the secret of the game 'gradients'")
+    nodes, hidden = outcome.nodes, rules.hidden(graph, secret.question)
+    if not bool(torch.isin(nodes, hidden).all()) or len(torch.unique(nodes)) < len(nodes):
+        raise ValueError("recovered nodes must be different ones, of those with private features")
+    numbers = label_metrics(outcome.y, outcome.counts, secret.answer)
+    if outcome.x is not None:
+        sparse = graph.x.layout != torch.strided
+        pixels = not sparse and 0 <= float(graph.x.min()) <= float(graph.x.max()) <= 1
+        truth = take_rows(graph.x, nodes).to_dense()
+        numbers |= reconstruction_metrics(outcome.x, truth, sparse=sparse, pixels=pixels)
+    if outcome.inputs:
+        sent = next(r for r in victim.trace.releases if r.round == rules.step)
+        moment = victim.relaxed(victim.how).at(sent)
+        x, adj = moment.sanitise(inputs(graph), graph.adj, "exact")
+        truths = map_inputs(moment.model, x, adj, nodes)
+        worst = max(relative_error(found, truths[w]) for w, found in outcome.inputs.items())
+        label = "relative error of what a layer was given, the worst"
+        numbers["input_error"] = Metric(worst, True, 0, float("inf"), label)
     return numbers
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from graphsec.game.attributes import Attributes
 from graphsec.game.base import Game, Open, Secret
+from graphsec.game.gradients import Gradients
 from graphsec.game.links import Links
 from graphsec.game.membership import Membership
 from graphsec.game.property import Property
 
-__all__ = ["Attributes", "Game", "Links", "Membership", "Open", "Property", "Secret"]
+__all__ = ["Attributes", "Game", "Gradients", "Links", "Membership", "Open", "Property", "Secret"]

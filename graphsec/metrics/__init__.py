@@ -14,6 +14,11 @@ from graphsec.metrics.privacy import (
     roc_curve,
 )
 from graphsec.metrics.ranking import hit_rate, hits, ndcg, recall, recommendation_metrics
+from graphsec.metrics.reconstruction import (
+    label_metrics,
+    reconstruction_metrics,
+    relative_error,
+)
 from graphsec.metrics.robustness import certified_ratio, relative_area
 from graphsec.metrics.utility import accuracy, expected_calibration_error, macro_f1, r_squared
 
@@ -29,6 +34,7 @@ __all__ = [
     "expected_calibration_error",
     "hit_rate",
     "hits",
+    "label_metrics",
     "macro_f1",
     "margin",
     "ndcg",
@@ -37,6 +43,8 @@ __all__ = [
     "ranking_metrics",
     "recall",
     "recommendation_metrics",
+    "reconstruction_metrics",
     "relative_area",
+    "relative_error",
     "roc_curve",
 ]

@@ -25,6 +25,7 @@ from graphsec.outcome import (
     Outcome,
     Perturbation,
     PropertyGuess,
+    Reconstruction,
     StolenModel,
 )
 from graphsec.predict import Predictor
@@ -264,6 +265,20 @@ class AttackContract(Contract):
             commonest = float(torch.bincount(answers).max()) / len(answers)
             scored = [score(one, known, self._victim(known)) for one in mine]
             assert statistics.median(float(each["fidelity"]) for each in scored) > commonest
+        elif isinstance(mine[0], Reconstruction):  # the trivial one finds zeros, and one label
+            assert secret is not None
+            assert known.y is not None
+            scored = [score(one, known, self._victim(known), secret=secret) for one in mine]
+            limits = {
+                "reconstruction_error": 1.0, "input_error": 1.0,
+                "label_accuracy": -float(torch.bincount(known.y[known.y >= 0]).max())
+                / int((known.y >= 0).sum()),
+            }  # fmt: skip
+            found = [name for name in limits if name in scored[0]]
+            assert found
+            for name in found:
+                sign = 1 if scored[0][name].higher_is_better else -1
+                assert statistics.median(sign * float(s[name]) for s in scored) < limits[name]
         elif secret is not None:
             numbers = [score(one, known, self._victim(known), secret=secret) for one in mine]
             assert statistics.median(float(each["auc"]) for each in numbers) > 0.5

@@ -21,6 +21,7 @@ from graphsec.outcome import (
     Outcome,
     Perturbation,
     PropertyGuess,
+    Reconstruction,
     StolenModel,
 )
 from graphsec.predict import Origin, Predictor
@@ -187,6 +188,8 @@ class Threat(Component):
                     f"the copy must answer about each of the {graph.num_nodes} nodes, "
                     f"found shape {tuple(shown.shape)}"
                 )
+        elif isinstance(outcome, Reconstruction):
+            _check_recovered(outcome, question)
         elif isinstance(outcome, LinkScores | MemberScores | AttributeScores):
             asked = outcome.pairs if isinstance(outcome, LinkScores) else outcome.nodes
             if not torch.isfinite(outcome.scores).all():
@@ -248,3 +251,23 @@ class Threat(Component):
         sees = "what the attack needs" if self.access is None else ", ".join(self.access)
         when = self.timing or "timing of the attack"
         return f"{when}; {adaptive}; sees {sees or 'nothing'}; budget: {budget or 'none'}"
+
+
+def _check_recovered(outcome: Reconstruction, question: Tensor | None) -> None:
+    """Recovered tensors are finite, one row for each node; labels one for each node asked about."""
+    rows = {"x": outcome.x, "adj": outcome.adj, **outcome.inputs}
+    for name, value in rows.items():
+        if value is None:
+            continue
+        if not torch.isfinite(value).all():
+            raise ValueError(f"recovered {name} must be finite, found NaN or infinity")
+        if value.dim() != 2 or len(value) != len(outcome.nodes):
+            raise ValueError(
+                f"recovered {name} must have one row for each of the {len(outcome.nodes)} nodes, "
+                f"found shape {tuple(value.shape)}"
+            )
+    if outcome.y is not None and question is not None and outcome.y.shape != question.shape:
+        raise ValueError(
+            f"recovered labels must be one for each node asked about ({len(question)}), "
+            f"found shape {tuple(outcome.y.shape)}"
+        )

@@ -255,6 +255,24 @@ class View:
 
     # -- models to compute with ---------------------------------------------------------------
 
+    def moment(self, release: Release) -> Predictor:
+        """The model at the moment when a gradient was released (GRADIENTS).
+
+        Who sees gradients sees the parameters that they are sent for. An adaptive attacker has the
+        defense's sanitising before it; what it drew in secret only who sees the edges.
+        """
+        self._require(Access.GRADIENTS, "view.moment")
+        victim = self._trained_victim
+        if not self.threat.adaptive:
+            known = victim.relaxed("bypass")
+        elif Access.EDGES in self.threat.granted:
+            known = victim.relaxed("exact")
+        else:
+            known = victim.public()
+        moment = known.at(release)
+        moment.sizes = victim.sizes
+        return moment
+
     def model(self) -> Predictor:
         """The predictor this attacker differentiates (WEIGHTS).
 

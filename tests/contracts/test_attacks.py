@@ -91,8 +91,15 @@ MEMBERS = {
 
 LARGE = {"graphs": crowds}
 
+# The gradient of one step, of a victim without dropout.
+LEAKING = {
+    "model": {"name": "gcn", "hidden": 16, "dropout": 0.0},
+    "training": {"epochs": 1, "expose": 1},
+}
+
 OTHERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("confidence", "lira", "rmia", "shadow-mlp"), MEMBERS),
+    **dict.fromkeys(("closed-form", "idlg"), LEAKING),
     **dict.fromkeys(("property-loss-test", "property-shadow", "property-threshold"), LARGE),
     "brute-force": {
         "threat": {"budget": {"edges": 4}, "targets": (0, 7, 12, 30)},

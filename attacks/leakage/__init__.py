@@ -1,0 +1,1 @@
+"""Attacks on gradients that leave training, one file a method."""
