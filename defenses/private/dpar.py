@@ -106,7 +106,7 @@ class DPAR(PrivateTraining):
         """Noise the rows, gather by them, and train on that; ``x`` is exact, and is not used."""
         if graph.directed:
             raise ValueError(f"dpar needs an undirected graph, {graph.name!r} is directed")
-        self._check(graph, recipe.training)
+        self._check(graph)
         noise = self._noise(self._roots(model, graph, adj, np.random.default_rng(0)))
         seed = Rng(secrets.randbits(64)) if self.secure else rng
         plain = inputs(graph)
