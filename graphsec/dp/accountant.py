@@ -176,7 +176,7 @@ def _levels(event: ChangedTermsDpEvent | FixedSizeTermsDpEvent) -> tuple[Array, 
                 f"sampling_probability must lie in 0…1 and changed be ≥ 0, got {q} and {changed}"
             )
         count = np.arange(changed + 1)
-        chance = binom.pmf(count, changed, q)
+        chance = np.exp(binom.logpmf(count, changed, q))  # pmf overflows at subnormal rates
         both = np.concatenate([(1 - q) * chance, q * chance])
         shift = np.concatenate([2.0 * count, 2.0 * count + 1])
         return both, shift / event.noise_multiplier
