@@ -31,7 +31,7 @@ from graphsec.attacks.attributes import from_features, from_outputs
 from graphsec.attacks.base import Attack
 from graphsec.attacks.extraction import laundering, subgraphs, surrogate
 from graphsec.attacks.inference import hogwild
-from graphsec.attacks.leakage import closed_form, idlg
+from graphsec.attacks.leakage import closed_form, gradient_matching, guess, idlg
 from graphsec.attacks.links import linkteller, stealing
 from graphsec.attacks.membership import confidence, lira, rmia, shadow_mlp
 from graphsec.attacks.poisoning import meta_pgd, meta_prbcd, metattack
@@ -52,8 +52,10 @@ __all__ = [
     "fgsm",
     "from_features",
     "from_outputs",
+    "gradient_matching",
     "graphmi",
     "grbcd",
+    "guess",
     "hogwild",
     "idlg",
     "laundering",

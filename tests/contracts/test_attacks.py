@@ -99,7 +99,7 @@ LEAKING = {
 
 OTHERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("confidence", "lira", "rmia", "shadow-mlp"), MEMBERS),
-    **dict.fromkeys(("closed-form", "idlg"), LEAKING),
+    **dict.fromkeys(("closed-form", "gradient-guess", "gradient-matching", "idlg"), LEAKING),
     **dict.fromkeys(("property-loss-test", "property-shadow", "property-threshold"), LARGE),
     "brute-force": {
         "threat": {"budget": {"edges": 4}, "targets": (0, 7, 12, 30)},
@@ -116,6 +116,7 @@ SPECS: dict[str, dict[str, Any]] = {  # enough for tiny graphs
     "degree": {"name": "degree", "steps": 10},
     "property-shadow": {"name": "property-shadow", "shadows": 8},
     "property-threshold": {"name": "property-threshold", "shadows": 8},
+    "gradient-matching": {"name": "gradient-matching", "steps": 40},
     "grbcd": {"name": "grbcd", "steps": 8},
     "brute-force": {"name": "brute-force", "stop": True},
     "feature-pgd": {"name": "feature-pgd", "steps": 20},

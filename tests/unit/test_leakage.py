@@ -13,6 +13,7 @@ from torch import Tensor
 import graphsec
 from graphsec.attacks.leakage._leak import rounded
 from graphsec.attacks.leakage.closed_form import multiplied
+from graphsec.attacks.leakage.gradient_matching import GradientMatching, _problem, distance
 from graphsec.game import Secret
 from graphsec.graph import Graph
 from graphsec.metrics.reconstruction import psnr, reconstruction_metrics, support_f1
@@ -21,7 +22,9 @@ from graphsec.models.maps import linear_maps, map_inputs
 from graphsec.outcome import Reconstruction
 from graphsec.predict import Predictor
 from graphsec.registry import SpecError
+from graphsec.rng import Rng
 from graphsec.testing import tiny_graphs
+from graphsec.threat import Threat
 from graphsec.train import Release
 
 GRAPHS = pytest.mark.parametrize("graph", tiny_graphs().values(), ids=list(tiny_graphs()))
@@ -248,6 +251,102 @@ def test_a_cell_plays_it() -> None:
     assert "training.expose must be ≥ 2" in graphsec.run(other).reason
 
 
+# -- gradient matching --------------------------------------------------------------------------
+
+INVERTING = {
+    "name": "gradient-matching", "loss": "cosine", "optimizer": "adam", "signed": True,
+    "boxed": True, "steps": 300,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["gcn", "sage", "gat", "mlp", "sgc"])
+@pytest.mark.parametrize("name", ["blocks", "karate"])
+def test_dlg_finds_the_features_of_a_root(name: str, model: str) -> None:
+    known, secret = played(tiny_graphs()[name])
+    victim = fitted(known, model)
+    spec = {"name": "gradient-matching", "restarts": 2}
+    outcome = found(spec, victim, known, secret)
+    scored = numbers(outcome, known, victim, secret)
+    assert scored["reconstruction_error"] < 1e-2
+    assert scored["recovered_share"] == 1
+    assert torch.equal(outcome.y, secret.answer)
+    if name == "karate":
+        assert scored["support_f1"] == 1
+
+
+def test_inverting_gradients_finds_them_too() -> None:
+    known, secret = played(tiny_graphs()["weighted"])
+    victim = fitted(known)
+    scored = numbers(found(INVERTING, victim, known, secret), known, victim, secret)
+    assert scored["reconstruction_error"] < 1e-2
+
+
+def test_on_the_neighbourhood_and_on_the_whole_graph_alike() -> None:
+    """The step on sampled hops is the step on the whole graph: its loss at the truth is 0."""
+    known, secret = played(tiny_graphs()["weighted"], roots=3)
+    victim = fitted(known)
+    outcome = found({"name": "gradient-matching", "steps": 1}, victim, known, secret)
+    assert outcome.x.shape == (3, 12)
+    assert secret.public is not None
+    shown = {**secret.shown, "public": known.replace(x=known.x)}
+    view = Threat(access=("gradients", "features", "edges", "train_labels")).open(
+        victim, known, Rng(0), **shown
+    )
+    attack = GradientMatching(labels=True)
+    leak = attack.leak(view)
+    problem, rows = _problem(view, leak, secret.question, secret.answer)
+    assert rows.tolist() == [int((secret.question == r).nonzero()) for r in secret.question]
+    mine = [g.detach() for g in problem.gradients(problem.x[problem.rows], None)]
+    assert float(distance(mine, problem.seen, "l2")) < 1e-10
+    assert float(distance(mine, problem.seen, "cosine")) < 1e-10
+    off = [g.detach() for g in problem.gradients(problem.x[problem.rows] + 1, None)]
+    assert float(distance(off, problem.seen, "l2")) > 1e-3
+
+
+def test_known_labels_place_the_features_of_a_batch() -> None:
+    graph = tiny_graphs()["blocks"]
+    known, secret = played(graph, roots=3, labels="known")
+    victim = fitted(known, activation="tanh")
+    spec = {"name": "gradient-matching", "labels": True, "restarts": 3}
+    outcome = found(spec, victim, known, secret)
+    assert numbers(outcome, known, victim, secret)["recovered_share"] == 1
+    known, secret = played(graph, roots=3)
+    with pytest.raises(ValueError, match="labels are private in this game"):
+        found(spec, fitted(known), known, secret)
+
+
+def test_features_of_neighbours_can_be_looked_for_too() -> None:
+    known, secret = played(tiny_graphs()["blocks"], private=1)
+    victim = fitted(known)
+    outcome = found({"name": "gradient-matching", "steps": 60}, victim, known, secret)
+    root = int(secret.question)
+    near = {root, *known.indices[known.indptr[root] : known.indptr[root + 1]].tolist()}
+    assert set(outcome.nodes.tolist()) == near
+    assert len(outcome.x) == len(near) > 1
+    assert numbers(outcome, known, victim, secret)["reconstruction_error"] < 10
+
+
+def test_more_unknowns_than_numbers_are_refused() -> None:
+    known, secret = played(tiny_graphs()["blocks"], roots=10)
+    with pytest.raises(ValueError, match=r"looks for 150 numbers, of which a gradient of 39"):
+        found("gradient-matching", fitted(known, layers=1), known, secret)
+
+
+@GRAPHS
+def test_guesses(graph: Graph) -> None:
+    known, secret = played(graph)
+    victim = fitted(known)
+    zero = found({"name": "gradient-guess", "guess": "zero"}, victim, known, secret)
+    scored = numbers(zero, known, victim, secret)
+    assert (scored["reconstruction_error"], scored["reconstruction_gain"]) == (1, 0)
+    mean = found("gradient-guess", victim, known, secret)
+    x, y = inputs(known).to_dense(), known.y
+    assert y is not None
+    others = y == secret.answer
+    others[secret.question] = False
+    torch.testing.assert_close(mean.x[0], x[others].mean(0))
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
@@ -275,7 +374,7 @@ def _empty(sent: dict[str, Tensor]) -> None:
         del sent[name]
 
 
-@pytest.mark.parametrize("attack", ["idlg", "closed-form"])
+@pytest.mark.parametrize("attack", ["idlg", "closed-form", "gradient-matching"])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
