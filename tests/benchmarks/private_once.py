@@ -314,7 +314,7 @@ class Case:
         return found
 
 
-def timed(case: Case, turns: int = 7) -> dict[str, float]:
+def timed(case: Case, turns: int = 5) -> dict[str, float]:
     ways = case.ways()
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns + 1):  # alternating; the first turn warms up
