@@ -21,6 +21,7 @@ from graphsec.defenses.private import (
     votes,
 )
 from graphsec.defenses.purify import gdc, jaccard, svd
+from graphsec.defenses.release import noisy_gradients, prune_gradients, sign_gradients
 from graphsec.defenses.robust import (
     adversarial_training,
     gnnguard,
@@ -45,11 +46,14 @@ __all__ = [
     "jaccard",
     "mc_gpb",
     "median",
+    "noisy_gradients",
     "noisy_graph",
     "none",
     "progap",
     "prognn",
+    "prune_gradients",
     "scores",
+    "sign_gradients",
     "smoothing",
     "soft_median",
     "soft_medoid",

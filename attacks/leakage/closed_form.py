@@ -17,7 +17,8 @@ from graphsec.threat import Access, View
 def multiplied(weight: Tensor, bias: Tensor) -> Tensor | None:
     """(width,) the row a that W was multiplied with, from ∇W = a gᵀ and ∇b = g.
 
-    Every column of ∇W over its entry of ∇b gives a; least squares takes all of them at once.
+    Every column of ∇W over its entry of ∇b gives a; least squares takes all of them at once, but
+    for entries that are 0: pruning made them so, or else the whole row is 0 and so is a there.
 
     Args:
         weight: (width, outputs) ∇W.
@@ -31,7 +32,8 @@ def multiplied(weight: Tensor, bias: Tensor) -> Tensor | None:
     if scale == 0:
         return None
     g = g / scale  # squares of tiny gradients would vanish
-    return (weight.double() / scale) @ g / (g @ g)
+    scaled = weight.double() / scale
+    return scaled @ g / ((scaled != 0).double() @ g.square()).clamp(min=1e-300)
 
 
 @ATTACKS.register("closed-form")

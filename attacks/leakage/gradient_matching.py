@@ -47,7 +47,7 @@ class Problem:
     y: Tensor | None
     bounds: tuple[float, float]
 
-    def gradients(self, z: Tensor, soft: Tensor | None) -> tuple[Tensor, ...]:
+    def gradients(self, z: Tensor, soft: Tensor | None) -> Sequence[Tensor]:
         """What the gradients would be with features z (k, d) and the logits of labels (r, c)."""
         logits = self.model(self.x.index_copy(0, self.rows, z), self.adj)
         logits = logits if self.roots is None else logits[self.roots]
@@ -83,6 +83,8 @@ class GradientMatching(LeakageAttack):
         lr: Step size of Adam; L-BFGS searches its own.
         steps: Most iterations of a run.
         signed: Whether Adam sees only the signs of the gradient.
+        skip_zeros: Whether entries that were seen as 0 are left out, for gradients that a known
+            defense has pruned.
         boxed: Whether features stay in the range that known features have.
         start: Features begin as "normal" noise or as "zero".
         restarts: Runs, of which the one with the least loss counts.
@@ -95,6 +97,7 @@ class GradientMatching(LeakageAttack):
     steps: Annotated[int, Field(ge=1), Range(100, 24_000, log=True)] = 300
     signed: bool = False
     boxed: bool = False
+    skip_zeros: bool = False
     start: Literal["normal", "zero"] = "normal"
     restarts: Annotated[int, Field(ge=1), Range(1, 8)] = 1
     labels: bool = False
@@ -158,7 +161,10 @@ class GradientMatching(LeakageAttack):
         bounds = problem.bounds if self.boxed else None
 
         def objective() -> Tensor:
-            return distance(problem.gradients(z, soft), problem.seen, self.loss)
+            mine = problem.gradients(z, soft)
+            if self.skip_zeros:
+                mine = [a * (b != 0) for a, b in zip(mine, problem.seen, strict=True)]
+            return distance(mine, problem.seen, self.loss)
 
         if self.optimizer == "lbfgs":
             _lbfgs(objective, variables, self.steps)

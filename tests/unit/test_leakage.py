@@ -347,6 +347,60 @@ def test_guesses(graph: Graph) -> None:
     torch.testing.assert_close(mean.x[0], x[others].mean(0))
 
 
+# -- defenses of the release --------------------------------------------------------------------
+
+
+def sent(known: Graph, defense: Any) -> tuple[Predictor, dict[str, Tensor]]:
+    victim = graphsec.fit(known, {"name": "gcn", "dropout": 0}, defense, training=ONE)
+    released = victim.trace.releases[0].tensors
+    return victim, {k: v for k, v in released.items() if not k.startswith("parameter:")}
+
+
+def test_release_defenses_change_what_leaves_and_only_so_far() -> None:
+    known, _ = played(tiny_graphs()["blocks"])
+    plain = sent(known, "none")[1]
+    pruned = sent(known, {"name": "prune-gradients", "keep": 0.25})[1]
+    signs, noisy = sent(known, "sign-gradients")[1], sent(known, "noisy-gradients")[1]
+    for name, gradient in plain.items():
+        kept = pruned[name] != 0
+        assert int(kept.sum()) <= max(1, round(0.25 * gradient.numel()))
+        assert torch.equal(pruned[name][kept], gradient[kept])
+        assert gradient[~kept].abs().max() <= gradient[kept].abs().min()
+        assert torch.equal(signs[name].sign(), gradient.sign())
+        assert len(set(signs[name].abs().ravel().tolist())) <= 2
+        assert 0 < float((noisy[name] - gradient).abs().max()) < 6e-3
+    off = torch.cat([(noisy[n] - plain[n]).ravel() for n in plain])
+    assert off.std() == pytest.approx(1e-3, rel=0.1)
+
+
+def test_who_knows_of_pruning_is_less_hindered() -> None:
+    """Kept entries are exact, and so are closed forms and matches that go by them alone."""
+    known, secret = played(tiny_graphs()["blocks"])
+    victim, gradient = sent(known, {"name": "prune-gradients", "keep": 0.3})
+    assert (gradient["weight.1"] == 0).any()
+    found_ = multiplied(gradient["weight.1"], gradient["bias.1"])
+    truth = map_inputs(
+        victim.at(victim.trace.releases[0]).model, inputs(known), known.adj, secret.question
+    )["weight.1"][0]
+    assert found_ is not None
+    shown = found_ != 0
+    assert 1 < int(shown.sum()) < len(shown)
+    torch.testing.assert_close(found_[shown], truth[shown].double(), rtol=1e-4, atol=1e-6)
+    errors = [
+        numbers(found(spec, victim, known, secret), known, victim, secret)["reconstruction_error"]
+        for spec in (
+            "gradient-matching", {"name": "gradient-matching", "skip_zeros": True, "restarts": 3}
+        )
+    ]  # fmt: skip
+    assert errors[1] < 1e-2 < errors[0]
+
+
+def test_signs_still_show_the_label() -> None:
+    known, secret = played(tiny_graphs()["blocks"])
+    victim, _ = sent(known, "sign-gradients")
+    assert torch.equal(found("idlg", victim, known, secret).y, secret.answer)
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 

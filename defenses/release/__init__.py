@@ -1,0 +1,1 @@
+"""Defenses of what leaves the trainer: gradients, one file a method."""

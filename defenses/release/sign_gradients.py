@@ -1,0 +1,27 @@
+"""Sign gradients: one bit an entry leaves the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from graphsec.defenses.base import Defense
+from graphsec.registry import DEFENSES
+
+
+@DEFENSES.register("sign-gradients")
+@dataclass(frozen=True, kw_only=True)
+class SignGradients(Defense):
+    """Releases signs, at the mean absolute value of each parameter's gradient, in every step.
+
+    Zeros stay zeros. The label of a single root is a sign, and stays to be seen. No privacy is
+    promised.
+
+    Source: Bernstein et al., signSGD, ICML 2018, algorithm 1; the scale of each parameter as in
+    Karimireddy et al., Error Feedback Fixes SignSGD, ICML 2019 (both from memory).
+    """
+
+    def release(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Signs times the mean size."""
+        return [g.sign() * g.abs().mean() for g in gradients]
