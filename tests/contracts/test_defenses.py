@@ -40,7 +40,6 @@ SPECS = {
     },
     "dpar": {
         "name": "dpar",
-        "epsilon": None,
         "noise_multiplier": 0.01,
         "rate": 0.5,
         "steps": 80,
