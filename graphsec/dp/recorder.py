@@ -73,7 +73,7 @@ class Recorder(TorchFunctionMode):
             if func is Tensor.__getitem__ and isinstance(args[1], slice):
                 return self._put_off(_sliced(later.x, args[1]), later.weight)
         if func in _ADD and id(args[1]) in self.names and args[1].dim() == 1:
-            return self._note(self.names[id(args[1])], None, self.now(args[0]) + args[1].detach())
+            return self._biased(args[0], args[1])
         kwargs = {} if kwargs is None else {k: self.now(v, func) for k, v in kwargs.items()}
         return func(*[self.now(value, func) for value in args], **kwargs)
 
@@ -83,6 +83,17 @@ class Recorder(TorchFunctionMode):
         stand_in = torch.empty(x.shape[0], weight.shape[1], dtype=weight.dtype, device="meta")
         self._later[id(stand_in)] = _Later(stand_in, x, weight)
         return stand_in if self.aggregates else self.now(stand_in)
+
+    def _biased(self, z: Tensor, bias: Tensor) -> Tensor:
+        later = self._later.get(id(z))
+        if later is None or later.made is not None:
+            return self._note(self.names[id(bias)], None, self.now(z) + bias.detach())
+        # x W + b has the gradient of x W: one tensor serves both.
+        out = linear(later.x, later.weight.detach()).add_(bias.detach())
+        return self._note(self.names[id(bias)], None, self._note_map(later, out))
+
+    def _note_map(self, later: _Later, out: Tensor) -> Tensor:
+        return self._note(self.names[id(later.weight)], later.x, out)
 
     def now(self, value: Any, func: Callable[..., Any] | None = None) -> Any:
         """The value, as an argument of ``func``, with products that were put off worked out.
@@ -100,7 +111,7 @@ class Recorder(TorchFunctionMode):
             return value
         if later.made is None:
             out = linear(later.x, later.weight.detach())
-            later.made = self._note(self.names[id(later.weight)], later.x, out)
+            later.made = self._note_map(later, out)
         return later.made
 
     def _note(self, name: str, x: Rows | None, out: Tensor) -> Tensor:
