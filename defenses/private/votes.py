@@ -61,7 +61,7 @@ class Votes(GNN):
         heard = self.heard(own, adj) / self._scale
         if self.noise is not None:
             heard = heard + self.noise
-        return [own, own + self._rule.trust * self._rule.cap / self._scale * heard]
+        return [own, own + self._rule.expected / self._scale * heard]
 
 
 def centred(p: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class PrivateVotes(NoisySums):
 
     The logits are log p + κ z: p of a model that ignores edges (``mlp``), trained by ``dp-gnn``,
     and z what neighbours vote plus noise, over the noise's standard deviation, drawn once. κ, the
-    evidence of z, is ``trust`` · cap over that deviation: the votes for a node's class, as guessed
+    evidence of z, is ``expected`` over that deviation: the votes for a node's class, as guessed
     beforehand. See ``NoisySums`` for what is claimed.
 
     Source: ours. Sums that are noised once, and kept, are the idea of GAP (Sajadmanesh et al.,
@@ -100,10 +100,10 @@ class PrivateVotes(NoisySums):
         nodes: Public number of training nodes; None takes the graph's, which then is public.
         unit: Scale the features of every node to norm 1.
         secure: Draw samples and noise from the operating system, not from the seed.
-        trust: Part of ``cap`` that a node's class is expected to get of votes.
+        expected: Votes that a node's class is expected to get: a public guess.
     """
 
-    trust: Annotated[float, Field(ge=0, le=1), Range(0.1, 0.5)] = 0.3
+    expected: Annotated[float, Field(ge=0), Range(1, 20, log=True)] = 4.8
     _told: Tensor | None = field(init=False, default=None, repr=False, compare=False)
     _noise: Tensor | None = field(init=False, default=None, repr=False, compare=False)
     _entropy: int = field(init=False, default=0, repr=False, compare=False)
