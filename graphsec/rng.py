@@ -76,10 +76,16 @@ class Rng:
 
     @staticmethod
     def secure() -> Generator:
-        """A generator seeded by the operating system, for privacy noise.
+        """A torch generator seeded by the operating system.
 
-        Exempt from "same seed, same result": noise that can be replayed protects nobody.
+        Exempt from "same seed, same result": noise that can be replayed protects nobody. On a CPU
+        torch keeps 32 bits of a seed, which can be tried one by one: ``secure_numpy`` is for noise.
         """
         generator = torch.Generator()
         generator.manual_seed(secrets.randbits(63))
         return generator
+
+    @staticmethod
+    def secure_numpy() -> np.random.Generator:
+        """A numpy generator seeded with 256 bits of the operating system, for privacy noise."""
+        return np.random.default_rng(secrets.randbits(256))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import secrets
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -84,8 +83,8 @@ class NoisySums(Defense):
         """Noise of standard deviation 1; None where there is none."""
         if not self.multiplier:
             return None
-        stream = Rng(secrets.randbits(64)) if self.secure else rng
-        return torch.from_numpy(stream["noise"].numpy().standard_normal(shape)).float()
+        generator = Rng.secure_numpy() if self.secure else rng["noise"].numpy()
+        return torch.from_numpy(generator.standard_normal(shape)).float()
 
     def check(self, graph: Graph) -> None:
         """Refuse a graph that nothing can be promised for.
