@@ -52,8 +52,9 @@ class DPAR(PrivateTraining):
     of columns after the noise, and the proof. Its figures say nothing about the paper's.
 
     Attributes:
-        epsilon: ε of rows and steps together; None if ``noise_multiplier`` is given.
-        noise_multiplier: σ of the steps; None finds the least for ``epsilon``, 0 draws no noise.
+        epsilon: ε of rows and steps together, unless ``noise_multiplier`` is given.
+        noise_multiplier: That of the steps, whatever ε it makes with that of the rows; 0 is no
+            noise. None finds the least for ``epsilon``.
         delta: δ, below one over the number of training nodes.
         steps: Number of steps.
         rate: q, each root's chance to be in a step.
