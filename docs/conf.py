@@ -9,3 +9,4 @@ release = metadata.version("graphsec")
 extensions = ["myst_nb"]
 exclude_patterns = ["_build"]
 nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath"]

@@ -34,7 +34,7 @@ def main(url: str) -> None:
             {row for d, row, _ in values if d == dataset}, key=lambda r: (len(r.split(",")), r)
         )
         seeds = [len(utility[dataset, defense]) for defense in DEFENSES]
-        print(f"\n### {dataset}\n\nSeeds: {', '.join(map(str, seeds))}.\n")
+        print(f"\n## {dataset}\n\nSeeds: {', '.join(map(str, seeds))}.\n")
         print(f"| knows | attack | {' | '.join(DEFENSES)} |\n|---|---|{'---|' * len(DEFENSES)}")
         accuracy = [mean(list(utility[dataset, d].values())) for d in DEFENSES]
         print(f"| | accuracy | {' | '.join(accuracy)} |")
