@@ -159,6 +159,9 @@ def test_bad_input_is_refused_before_training() -> None:
         fitted(heard="bound", cap=3)
     with pytest.raises(ValueError, match="undirected"):
         fitted(directed())
+    heavy = KARATE.replace(edge_weight=torch.full((len(KARATE.indices),), 2.0))
+    with pytest.raises(ValueError, match="edge_weight of 'karate' must lie in 0…1"):
+        fitted(heavy)
 
 
 def directed() -> Graph:
