@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -90,19 +90,12 @@ class NoisySums(Defense):
         """Refuse a graph that nothing can be promised for.
 
         Raises:
-            ValueError: It is directed, lacks labels or a split, has heavier edges than the argument
-                covers, or breaks the public bound.
+            ValueError: It is directed, lacks labels or a split, or breaks the public bound.
         """
         if graph.directed:
             raise ValueError(f"{self.name} needs an undirected graph, {graph.name!r} is directed")
         if graph.y is None or graph.split is None:
             raise ValueError(f"{self.name} needs labels and a split, {graph.name!r} lacks them")
-        weight = graph.edge_weight
-        if weight is not None and len(weight) and not 0 <= weight.min() <= weight.max() <= 1:
-            raise ValueError(
-                f"edge_weight of {graph.name!r} must lie in 0…1 for {self.name}, whose sensitivity "
-                f"is that of edges of weight 1, found {weight.min():g}…{weight.max():g}"
-            )
         most = int(graph.indptr.diff().max()) if graph.num_nodes else 0
         if self.level == "node" and self.heard == "bound" and most > self.cap:
             raise ValueError(
@@ -137,7 +130,9 @@ class NoisySums(Defense):
         return (self.multiplier or 1.0) * self.sensitivity
 
     def operator(self, adj: Adj, entropy: int) -> Adj:
-        """How far each node is heard by each neighbour."""
+        """How far each node is heard by each neighbour; edges heavier than 1 count as 1."""
+        if adj.weight is not None:  # the sensitivity is that of edges of at most 1
+            adj = replace(adj, weight=adj.weight.clamp(max=1))
         if self.level == "edge" or self.heard == "bound":
             return adj
         if self.heard == "soft":
