@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graphsec.audit.scores import gradient_scores
 from graphsec.defenses.base import Defense
+from graphsec.defenses.private.dp_gnn import DPGNN
 from graphsec.dp.canaries import Planted, Shape, plant, tree_size
 from graphsec.game import Membership
 from graphsec.graph import Graph, Split
@@ -152,12 +153,12 @@ class Canaries(Trials):
 
     def check(self, recipe: Recipe, defense: Defense) -> None:
         """Private steps; a model that sees the edges; not too many nodes."""
-        if not hasattr(defense, "private_steps"):
+        if not isinstance(defense, DPGNN):  # canaries are planted by its bound on degrees
             raise SpecError(
                 "audit 'canaries' needs a defense of private steps, such as 'dp-gnn', got "
                 f"{defense.name!r}"
             )
-        made: Any = defense
+        made = defense
         edges = recipe.model.module.capabilities.uses_edges
         if self.shape != "lone" and not edges:
             raise SpecError(

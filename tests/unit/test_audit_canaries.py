@@ -342,6 +342,7 @@ def test_a_crowd_contradicts_the_accountant_of_the_published_sampler() -> None:
             "shape must be 'lone' with 'mlp'",
         ),
         ({"defense": "jaccard"}, "needs a defense of private steps, such as 'dp-gnn'"),
+        ({"defense": "dp-subgraphs"}, "needs a defense of private steps, such as 'dp-gnn'"),
         ({"defense": "jaccard", "audits": ["membership"]}, "delta is missing"),
         ({"confidence": 1.0}, "confidence: .*less than 1"),
         (
