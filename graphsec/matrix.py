@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import importlib
 import json
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -18,7 +17,7 @@ from typing import Any
 from graphsec.cell import Cell, Record, Runtime
 from graphsec.defenses.base import build as build_defense
 from graphsec.graph import Graph
-from graphsec.registry import ATTACKS, DATASETS, MODELS, SpecError, did_you_mean
+from graphsec.registry import ATTACKS, DATASETS, MODELS, SpecError, did_you_mean, read_toml
 from graphsec.results import Results
 from graphsec.rng import Rng
 
@@ -146,16 +145,7 @@ class Matrix:
             SpecError: Not TOML, an unknown key, or a field that is not of its form.
             OSError: The file can't be read.
         """
-        try:
-            fields = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path} is not valid TOML: {error}") from None
-        known = [f.name for f in dataclasses.fields(Matrix)]
-        for key in fields:
-            if key not in known:
-                raise SpecError(f"{path}: no key {key!r}; {did_you_mean(key, known)}")
-        if "datasets" not in fields:
-            raise SpecError(f"{path}: the key 'datasets' is missing")
+        fields = read_toml(path, [f.name for f in dataclasses.fields(Matrix)], ["datasets"])
         return Matrix(**{"name": Path(path).stem, **fields})
 
     # -- the grid -----------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 T = TypeVar("T")
@@ -97,6 +99,31 @@ def did_you_mean(word: str, known: Iterator[str] | list[str]) -> str:
     if close:
         return f"did you mean {' or '.join(repr(name) for name in close)}?"
     return f"known: {', '.join(names)}"
+
+
+def read_toml(path: str | Path, known: list[str], needed: list[str]) -> dict[str, Any]:
+    """The keys of a TOML file.
+
+    Args:
+        path: The file.
+        known: Keys that it may have.
+        needed: Those that it must have.
+
+    Raises:
+        SpecError: Not TOML, a key that is not known, or one that is missing.
+        OSError: The file can't be read.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not valid TOML: {error}") from None
+    for key in content:
+        if key not in known:
+            raise SpecError(f"{path}: no key {key!r}; {did_you_mean(key, known)}")
+    for key in needed:
+        if key not in content:
+            raise SpecError(f"{path}: the key {key!r} is missing")
+    return content
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):

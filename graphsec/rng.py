@@ -86,6 +86,11 @@ class Rng:
         return generator
 
     @staticmethod
+    def fresh() -> Rng:
+        """A stream that the operating system seeds: exempt from "same seed, same result"."""
+        return Rng(secrets.randbits(64))
+
+    @staticmethod
     def secure_numpy() -> np.random.Generator:
         """A numpy generator seeded with 256 bits of the operating system, for privacy noise."""
         return np.random.default_rng(secrets.randbits(256))

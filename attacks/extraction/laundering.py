@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -16,6 +14,7 @@ from torch import Tensor
 from graphsec.attacks.extraction._thief import ExtractionAttack, others, some
 from graphsec.graph import Split
 from graphsec.models.base import GNN, inputs
+from graphsec.ops.noise import noise_of
 from graphsec.outcome import StolenModel
 from graphsec.predict import Predictor
 from graphsec.registry import ATTACKS, Range
@@ -111,12 +110,6 @@ class _Blurred:
 
     def __call__(self, logits: Tensor) -> Tensor:
         posteriors = logits.softmax(1)
-        rows = posteriors.numpy()
-        noise = np.zeros_like(rows)
-        for row, moved in zip(rows, noise, strict=True):
-            seed = hashlib.sha256(b"laundering" + np.ascontiguousarray(row).tobytes()).digest()
-            moved[:] = np.random.default_rng(int.from_bytes(seed[:16], "big")).standard_normal(
-                len(row)
-            )
-        blurred = (posteriors + self.scale * torch.from_numpy(noise)).clamp(min=_LEAST)
+        noise = torch.from_numpy(noise_of(posteriors.numpy(), b"laundering")).to(posteriors)
+        blurred = (posteriors + self.scale * noise).clamp(min=_LEAST)
         return F.normalize(blurred, p=1, dim=1).log()

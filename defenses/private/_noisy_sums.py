@@ -6,20 +6,22 @@ import copy
 import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from graphsec.defenses.base import Defense
+from graphsec.defenses.private._training import UnitFeatures, looks_at_edges
 from graphsec.defenses.private.dp_gnn import DPGNN
 from graphsec.dp.capping import SENSITIVITY, soft_cap
 from graphsec.graph import Graph
-from graphsec.models.base import GNN
-from graphsec.ops import Adj, Features, unit_rows
-from graphsec.predict import How, PrivacyStatement
+from graphsec.models.base import GNN, Capabilities
+from graphsec.ops import Adj, Features
+from graphsec.predict import PrivacyStatement
 from graphsec.registry import Range
 from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace
@@ -29,7 +31,7 @@ Level = Literal["node", "edge"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisySums(Defense):
+class NoisySums(UnitFeatures):
     """Base: ``sums`` Gaussian mechanisms on all nodes' sums, ``models`` trained privately.
 
     **What is claimed.** Level "node": neighbours are graphs with and without one node, its edges,
@@ -60,7 +62,6 @@ class NoisySums(Defense):
     clip: Annotated[float, Field(gt=0), Range(0.1, 10, log=True)] = 1.0
     lr: Annotated[float, Field(gt=0, le=100), Range(1e-3, 1e-1, log=True)] = 0.03
     nodes: Annotated[int, Field(ge=1)] | None = None
-    unit: bool = True
     secure: bool = False
 
     @property
@@ -75,9 +76,7 @@ class NoisySums(Defense):
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Models that look at edges: neighbours would speak twice, and once without noise."""
-        if not recipe.model.module.capabilities.uses_edges:
-            return None
-        return f"needs a model that uses no edges, such as 'mlp', got {recipe.model.name!r}"
+        return looks_at_edges(recipe)
 
     def noise(self, shape: tuple[int, ...], rng: Rng) -> Tensor | None:
         """Noise of standard deviation 1; None where there is none."""
@@ -102,12 +101,6 @@ class NoisySums(Defense):
                 f"cap must be a bound on degrees that is known without the graph, got {self.cap}, "
                 f"and {graph.name!r} has a node with more neighbours; a soft cap needs no bound"
             )
-
-    def sanitise(
-        self, x: Tensor | Features, adj: Adj, how: How = "exact"
-    ) -> tuple[Tensor | Features, Adj]:
-        """Features at norm 1."""
-        return (unit_rows(x) if self.unit else x), adj
 
     @property
     def sensitivity(self) -> float:
@@ -224,6 +217,48 @@ class NoisyStates(NoisySums):
     def noises(self, nodes: int, width: int) -> Tensor | None:
         """(hops, nodes, width) the noise of this training, of standard deviation 1."""
         return None if self._rng is None else self.noise((self.hops, nodes, width), self._rng)
+
+
+class Noised(GNN):
+    """A model around one of features, whose sums over neighbours are under a training's noise.
+
+    Attributes:
+        own: The model of features.
+        noise: Of standard deviation 1, drawn once a training; None for a stranger.
+    """
+
+    capabilities = Capabilities(tasks=("classification",), sampled=False, per_sample=False)
+
+    def __init__(self, own: GNN, hops: int, rule: NoisySums, entropy: int) -> None:
+        super().__init__(hops)
+        self.own = own
+        self._rule, self._entropy, self._scale = rule, entropy, rule.scale
+        self.noise: Tensor | None = None
+
+    def public(self) -> Self:
+        """As a stranger has it, who knows the weights: without noise."""
+        other = copy.copy(self)  # the parameters are shared
+        other.noise = None
+        return other
+
+    def operator(self, adj: Adj) -> Adj:
+        """How far each node is heard by each neighbour."""
+        return self._rule.operator(adj, self._entropy)
+
+
+class NoisedStates(Noised):
+    """One that sums hidden states, at norm 1, hop by hop."""
+
+    def start(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        """(n, width) the last hidden state of the model of features, at norm 1."""
+        return F.normalize(self.own.hidden(x, adj)[-2], dim=1)
+
+    def hear(self, operator: Adj, state: Tensor, hop: int) -> Tensor:
+        """(n, width) the noisy sum of neighbours' states, at norm 1."""
+        heard = self.aggregate(operator, state)
+        if self.noise is not None:
+            heard = heard + self._scale * self.noise[hop]
+        return F.normalize(heard, dim=1)
 
 
 def fewest(adj: Adj, most: int, entropy: int) -> Adj:

@@ -27,8 +27,28 @@ if TYPE_CHECKING:
 _OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
+def looks_at_edges(recipe: Recipe) -> str | None:
+    """Why a model that looks at edges is refused where edges are somebody else's matter."""
+    if not recipe.model.module.capabilities.uses_edges:
+        return None
+    return f"needs a model that uses no edges, such as 'mlp', got {recipe.model.name!r}"
+
+
 @dataclass(frozen=True, kw_only=True)
-class PrivateTraining(Defense):
+class UnitFeatures(Defense):
+    """Base of defenses that may scale each node's features to norm 1, its own affair (``unit``)."""
+
+    unit: bool = True
+
+    def sanitise(
+        self, x: Tensor | Features, adj: Adj, how: How = "exact"
+    ) -> tuple[Tensor | Features, Adj]:
+        """Features at norm 1."""
+        return (unit_rows(x) if self.unit else x), adj
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateTraining(UnitFeatures):
     """Base: so many steps, each of which draws records, sums their clipped gradients, adds noise.
 
     A method says what its records are (``_roots``) and what it promises (``statement``). Nothing
@@ -46,7 +66,6 @@ class PrivateTraining(Defense):
     clipping: Literal["flat", "layer", "automatic"] = "flat"
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0, le=100), Range(1e-3, 1e-1, log=True)] = 0.01
-    unit: bool = True
     secure: bool = False
 
     def refuses(self, recipe: Recipe) -> str | None:
@@ -68,12 +87,6 @@ class PrivateTraining(Defense):
                 )
         return beyond_roots(recipe.model.module)
 
-    def sanitise(
-        self, x: Tensor | Features, adj: Adj, how: How = "exact"
-    ) -> tuple[Tensor | Features, Adj]:
-        """Features at norm 1."""
-        return (unit_rows(x) if self.unit else x), adj
-
     def train(
         self, model: GNN, graph: Graph, recipe: Recipe, rng: Rng, x: Tensor | Features, adj: Adj,
         on_epoch: OnEpoch | None = None, whole: Defense | None = None,
@@ -90,7 +103,7 @@ class PrivateTraining(Defense):
             raise ValueError(reason)
         self._check(graph)
         ledger, trace = Ledger(), Trace()
-        seed = Rng(secrets.randbits(64)) if self.secure else rng
+        seed = Rng.fresh() if self.secure else rng
         entropy: Any = secrets.randbits(256) if self.secure else rng["steps"].entropy
         generator = np.random.default_rng(entropy)
         with seed.scope():  # dropout draws from torch's generators

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from graphsec.defenses.base import Defense
-from graphsec.defenses.private._training import PrivateTraining
+from graphsec.defenses.private._training import PrivateTraining, looks_at_edges
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, inputs
 from graphsec.ops import Adj, Features, personalized_pagerank, propagate, unit_rows
@@ -83,9 +82,7 @@ class DPAR(PrivateTraining):
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Models that look at edges: they would be private no longer."""
-        if not recipe.model.module.capabilities.uses_edges:
-            return None
-        return f"needs a model that uses no edges, such as 'mlp', got {recipe.model.name!r}"
+        return looks_at_edges(recipe) or super().refuses(recipe)
 
     def sanitise(
         self, x: Tensor | Features, adj: Adj, how: How = "exact"
@@ -109,12 +106,13 @@ class DPAR(PrivateTraining):
             raise ValueError(f"dpar needs an undirected graph, {graph.name!r} is directed")
         self._check(graph)
         noise = self._noise(self._roots(model, graph, adj, np.random.default_rng(0)))
-        seed = Rng(secrets.randbits(64)) if self.secure else rng
+        seed = Rng.fresh() if self.secure else rng
         plain = inputs(graph)
         gathered = self._gathered(
             unit_rows(plain) if self.unit else plain, self.noised(graph, noise, seed["rows"])
         )
-        trace = super().train(model, graph, recipe, rng, gathered, adj, on_epoch, whole)
+        made = replace(self, noise_multiplier=noise)  # found once
+        trace = super(DPAR, made).train(model, graph, recipe, rng, gathered, adj, on_epoch, whole)
         if noise:
             import dp_accounting
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from graphsec.defenses.base import Defense
-from graphsec.defenses.private._noisy_sums import NoisyStates
+from graphsec.defenses.private._noisy_sums import NoisedStates, NoisyStates
 from graphsec.graph import Graph
-from graphsec.models.base import GNN, Capabilities, Sizes
+from graphsec.models.base import GNN, Sizes
 from graphsec.models.mlp import MLPSpec
 from graphsec.models.stack import Stack
 from graphsec.ops import Adj, Features
@@ -23,7 +21,7 @@ from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace
 
 
-class Perturbed(GNN):
+class Perturbed(NoisedStates):
     """The encoder's last hidden state at norm 1, summed and noised hop by hop, and a head.
 
     Attributes:
@@ -32,29 +30,15 @@ class Perturbed(GNN):
         noise: (hops, n, width) of standard deviation 1; None for a stranger.
     """
 
-    capabilities = Capabilities(tasks=("classification",), sampled=False, per_sample=False)
-
     def __init__(self, own: GNN, head: GNN, rule: GAP, entropy: int) -> None:
-        super().__init__(rule.hops)
-        self.own, self.head = own, head
-        self._rule, self._entropy = rule, entropy
-        self.noise: Tensor | None = None
-
-    def public(self) -> Perturbed:
-        """As a stranger has it, who knows the weights: without noise."""
-        other = copy.copy(self)  # the parameters are shared
-        other.noise = None
-        return other
+        super().__init__(own, rule.hops, rule, entropy)
+        self.head, self._hops = head, rule.hops
 
     def hops(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
         """(n, width) states of every hop, the node's own first, each at norm 1."""
-        states = [F.normalize(self.own.hidden(x, adj)[-2], dim=1)]
-        operator = self._rule.operator(adj, self._entropy)
-        for hop in range(self._rule.hops):
-            heard = self.aggregate(operator, states[-1])
-            if self.noise is not None:
-                heard = heard + self._rule.scale * self.noise[hop]
-            states.append(F.normalize(heard, dim=1))
+        states, operator = [self.start(x, adj)], self.operator(adj)
+        for hop in range(self._hops):
+            states.append(self.hear(operator, states[-1], hop))
         return states
 
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:

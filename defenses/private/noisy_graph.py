@@ -67,7 +67,7 @@ class NoisyGraph(Defense):
         """
         if graph.directed:
             raise ValueError(f"{self.name} needs an undirected graph, {graph.name!r} is directed")
-        stream = Rng(Rng.secure().initial_seed()) if self.secure else rng
+        stream = Rng.fresh() if self.secure else rng
         made = copy.copy(self)
         flips = self.flips(edge_keys(graph.adj), graph.num_nodes, stream)
         object.__setattr__(made, "_flips", flips)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphsec.defenses.base import Defense
-from graphsec.defenses.private._noisy_sums import NoisyStates
+from graphsec.defenses.private._noisy_sums import NoisedStates, NoisyStates
 from graphsec.graph import Graph
-from graphsec.models.base import GNN, Capabilities, Sizes
+from graphsec.models.base import GNN, Sizes
 from graphsec.models.mlp import MLPSpec
 from graphsec.models.stack import Stack
 from graphsec.ops import Adj, Features
@@ -21,7 +20,7 @@ from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace
 
 
-class Progressive(GNN):
+class Progressive(NoisedStates):
     """A model of features, and a perceptron a stage on all states so far and a noisy sum.
 
     Attributes:
@@ -30,34 +29,19 @@ class Progressive(GNN):
         noise: (stages, n, width) of standard deviation 1; None for a stranger.
     """
 
-    capabilities = Capabilities(tasks=("classification",), sampled=False, per_sample=False)
-
     def __init__(self, own: Stack, classes: int, rule: ProGAP, entropy: int) -> None:
-        super().__init__(rule.hops)
+        super().__init__(own, rule.hops, rule, entropy)
         width = own.weight[-1].shape[0]
-        self.own = own
         self.stages = nn.ModuleList(
             MLPSpec(hidden=width, dropout=0.0).build(Sizes(0, (stage + 2) * width, classes))
             for stage in range(rule.hops)
         )
-        self._rule, self._entropy = rule, entropy
-        self.noise: Tensor | None = None
-
-    def public(self) -> Progressive:
-        """As a stranger has it, who knows the weights: without noise."""
-        other = copy.copy(self)  # the parameters are shared
-        other.noise = None
-        return other
 
     def seen(self, x: Tensor | Features, adj: Adj, stage: int) -> list[Tensor]:
         """What a stage starts from, each (n, width) at norm 1: all states, and the noisy sum."""
-        states = [F.normalize(self.own.hidden(x, adj)[-2], dim=1)]
-        operator = self._rule.operator(adj, self._entropy)
+        states, operator = [self.start(x, adj)], self.operator(adj)
         for i in range(stage + 1):
-            heard = self.aggregate(operator, states[-1])
-            if self.noise is not None:
-                heard = heard + self._rule.scale * self.noise[i]
-            start = [*states, F.normalize(heard, dim=1)]
+            start = [*states, self.hear(operator, states[-1], i)]
             if i < stage:
                 made: Tensor = self.stages[i].hidden(torch.cat(start, 1), adj)[-2]  # type: ignore[operator]
                 states.append(F.normalize(made, dim=1))
@@ -65,7 +49,7 @@ class Progressive(GNN):
 
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
         """All states, the last sum, and the logits of the last stage."""
-        start = self.seen(x, adj, self._rule.hops - 1)
+        start = self.seen(x, adj, len(self.stages) - 1)
         return [*start, self.stages[-1](torch.cat(start, 1), adj)]
 
 
@@ -125,6 +109,7 @@ class ProGAP(NoisyStates):
     ) -> Trace:  # fmt: skip
         """Stage after stage, each on sums that are drawn when the one before has been trained."""
         assert isinstance(model, Progressive)
+        assert isinstance(model.own, Stack)
         model.noise = self.noises(graph.num_nodes, model.own.weight[-1].shape[0])
         trace = self.fitted(model.own, graph, recipe, rng["stage"][0], x, adj, on_epoch, whole)
         trace.spent += self.spent()

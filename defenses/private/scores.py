@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from graphsec.defenses.base import Defense
+from graphsec.ops.noise import noise_of
 from graphsec.registry import DEFENSES, Range
 
 LEAST = 1e-30  # probability that stands for 0, so that logarithms are finite
@@ -114,13 +113,7 @@ class NoisyScores(Scores):
 
     def shown(self, posteriors: Tensor) -> Tensor:
         """With noise; the plain posteriors where it leaves nothing above 0."""
-        rows = posteriors.detach().cpu().numpy()
-        noise = np.stack([_normal(row) for row in rows]) if len(rows) else rows
+        noise = noise_of(posteriors.detach().cpu().numpy(), b"noisy-scores")
         moved = (posteriors + self.scale * torch.from_numpy(noise).to(posteriors)).clamp(min=0)
         total = moved.sum(1, keepdim=True)
         return torch.where(total > 0, moved / total.clamp(min=LEAST), posteriors)
-
-
-def _normal(row: np.ndarray) -> np.ndarray:
-    seed = hashlib.sha256(b"noisy-scores" + np.ascontiguousarray(row).tobytes()).digest()
-    return np.random.default_rng(int.from_bytes(seed[:16], "big")).standard_normal(len(row))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,16 @@ from pydantic import Field
 from torch import Tensor
 
 from graphsec.defenses.base import Defense
-from graphsec.defenses.private._noisy_sums import NoisySums
+from graphsec.defenses.private._noisy_sums import Noised, NoisySums
 from graphsec.graph import Graph
-from graphsec.models.base import GNN, Capabilities
+from graphsec.models.base import GNN
 from graphsec.ops import Adj, Features
 from graphsec.registry import DEFENSES, Range
 from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace
 
 
-class Votes(GNN):
+class Votes(Noised):
     """log p of a node's own features, plus evidence of its neighbours' noisy votes.
 
     A node votes with its class probabilities, less 1 / classes, at norm 1; one whose label was
@@ -33,19 +33,15 @@ class Votes(GNN):
         noise: (n, classes) of standard deviation 1; None for a stranger.
     """
 
-    capabilities = Capabilities(tasks=("classification",), sampled=False, per_sample=False)
-
     def __init__(self, own: GNN, rule: PrivateVotes, entropy: int) -> None:
-        super().__init__(1)
-        self.own = own
-        self._rule, self._entropy, self._scale = rule, entropy, rule.scale
+        super().__init__(own, 1, rule, entropy)
+        self._weight = rule.expected / self._scale
         self.told: Tensor | None = None
-        self.noise: Tensor | None = None
 
-    def public(self) -> Votes:
-        """As a stranger has it, who knows the weights: without noise, and without labels."""
-        other = copy.copy(self)  # the parameters are shared
-        other.told = other.noise = None
+    def public(self) -> Self:
+        """Without labels too."""
+        other = super().public()
+        other.told = None
         return other
 
     def heard(self, own: Tensor, adj: Adj) -> Tensor:
@@ -53,7 +49,7 @@ class Votes(GNN):
         votes = centred(own.exp())
         if self.told is not None:
             votes = torch.where(self.told.any(1, keepdim=True), self.told, votes)
-        return self.aggregate(self._rule.operator(adj, self._entropy), votes)
+        return self.aggregate(self.operator(adj), votes)
 
     def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
         """What the features alone say, and the logits."""
@@ -61,7 +57,7 @@ class Votes(GNN):
         heard = self.heard(own, adj) / self._scale
         if self.noise is not None:
             heard = heard + self.noise
-        return [own, own + self._rule.expected / self._scale * heard]
+        return [own, own + self._weight * heard]
 
 
 def centred(p: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ from pydantic import Field
 from graphsec.audit.trials import AUDITS, Trials
 from graphsec.defenses.base import Defense
 from graphsec.defenses.base import build as build_defense
-from graphsec.registry import DATASETS, Component, SpecError, did_you_mean
+from graphsec.registry import DATASETS, Component, SpecError, read_toml
 from graphsec.train import Recipe
 
 
@@ -83,17 +82,8 @@ class AuditSpec(Component):
             SpecError: Not TOML, or not such a spec.
             OSError: The file can't be read.
         """
-        try:
-            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path} is not valid TOML: {error}") from None
         known = [f.name for f in dataclasses.fields(AuditSpec)]
-        for key in content:
-            if key not in known:
-                raise SpecError(f"{path}: no key {key!r}; {did_you_mean(key, known)}")
-        for key in ("dataset", "defense", "audits"):
-            if key not in content:
-                raise SpecError(f"{path}: the key {key!r} is missing")
+        content = read_toml(path, known, ["dataset", "defense", "audits"])
         return AuditSpec(**{"title": Path(path).stem, **content})
 
     @cached_property

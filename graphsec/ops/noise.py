@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -146,3 +147,12 @@ def _mix(z: npt.NDArray[Any]) -> npt.NDArray[Any]:
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: npt.NDArray[Any] = z ^ (z >> np.uint64(31))
     return mixed
+
+
+def noise_of(rows: npt.NDArray[Any], salt: bytes) -> npt.NDArray[np.float64]:
+    """(k, d) standard normal numbers that are a function of each row (k, d) and a salt."""
+    noise = np.zeros(rows.shape)
+    for row, drawn in zip(rows, noise, strict=True):
+        seed = hashlib.sha256(salt + np.ascontiguousarray(row).tobytes()).digest()
+        drawn[:] = np.random.default_rng(int.from_bytes(seed[:16], "big")).standard_normal(len(row))
+    return noise
