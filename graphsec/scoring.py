@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from graphsec.game import Gradients, Secret
@@ -9,11 +11,13 @@ from graphsec.graph import Graph
 from graphsec.graph.arrays import take_rows
 from graphsec.metrics import (
     Curve,
+    FairnessError,
     Metric,
     accuracy,
     attribute_metrics,
     auc_by_degree,
     certified_ratio,
+    fairness_metrics,
     hits,
     label_metrics,
     macro_f1,
@@ -82,6 +86,7 @@ def score(
         numbers["accuracy_drop"] = Metric(clean - attacked, False, -1, 1, "loss of accuracy")
         flips = float(outcome.flips.shape[1])
         numbers["flips"] = Metric(flips, False, 0, float("inf"), "edges flipped")
+        numbers |= _attacked_fairness(outcome, graph, after, nodes, numbers)
         if outcome.x is not None and graph.x is not None:
             changed = float(len(feature_changes(graph.x, outcome.x)[2]))
             label = "feature entries changed"
@@ -285,18 +290,58 @@ def _utility(
     return {
         "accuracy": Metric(accuracy(predicted, y), True, 0, 1, "clean accuracy"),
         "macro_f1": Metric(macro_f1(predicted, y), True, 0, 1, "clean macro F1"),
+        **_fairness(graph, predictor, nodes),
     }
 
 
+def _fairness(graph: Graph, predictor: Predictor, nodes: torch.Tensor) -> dict[str, Metric]:
+    """Gaps between groups; none where the graph has no groups or too few nodes in one of them."""
+    if graph.sensitive is None or graph.y is None or graph.num_classes != 2:
+        return {}
+    try:
+        return fairness_metrics(
+            predictor.logits(graph, nodes), graph.y[nodes], graph.sensitive[nodes]
+        )
+    except FairnessError:
+        return {}
+
+
+def _attacked_fairness(
+    outcome: Perturbation,
+    graph: Graph,
+    after: Predictor,
+    nodes: torch.Tensor,
+    clean: dict[str, Metric],
+) -> dict[str, Metric]:
+    """Gaps under attack, and by how much they rose."""
+    if "delta_sp" not in clean:
+        return {}
+    found = _fairness(outcome.apply(graph), after, nodes)
+    numbers = {
+        f"attacked_{name}": replace(metric, label=f"{metric.label}, under attack")
+        for name, metric in found.items()
+    }
+    for name, words in (("delta_sp", "ΔSP"), ("delta_eo", "ΔEO")):
+        rise = found[name].value - clean[name].value
+        numbers[f"{name}_rise"] = Metric(rise, False, -1, 1, f"rise of {words}")
+    return numbers
+
+
 def _validation(graph: Graph, predictor: Predictor) -> dict[str, Metric]:
-    """Accuracy on the validation nodes: what hyperparameters may be chosen by."""
+    """On the validation nodes: what hyperparameters may be chosen by."""
     if graph.task != "classification" or graph.split is None or graph.y is None:
         return {}
     nodes = graph.split.val
     if not len(nodes):
         return {}
     value = accuracy(predictor.predict(graph, nodes), graph.y[nodes])
-    return {"val_accuracy": Metric(value, True, 0, 1, "clean accuracy, validation")}
+    return {
+        "val_accuracy": Metric(value, True, 0, 1, "clean accuracy, validation"),
+        **{
+            f"val_{name}": replace(metric, label=f"{metric.label}, validation")
+            for name, metric in _fairness(graph, predictor, nodes).items()
+        },
+    }
 
 
 def _ranked(

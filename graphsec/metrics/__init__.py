@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphsec.metrics.base import Curve, Metric
+from graphsec.metrics.fairness import FairnessError, check_groups, fairness_metrics
 from graphsec.metrics.privacy import (
     DegreeGroup,
     attribute_metrics,
@@ -25,13 +26,16 @@ from graphsec.metrics.utility import accuracy, expected_calibration_error, macro
 __all__ = [
     "Curve",
     "DegreeGroup",
+    "FairnessError",
     "Metric",
     "accuracy",
     "attribute_metrics",
     "auc_by_degree",
     "auc_interval",
     "certified_ratio",
+    "check_groups",
     "expected_calibration_error",
+    "fairness_metrics",
     "hit_rate",
     "hits",
     "label_metrics",

@@ -253,7 +253,10 @@ def test_stored_splits(real: Any, data_dir: Path) -> None:
     assert torch.equal(split_of(last).train, torch.from_numpy(mask).nonzero().ravel())
 
 
-@pytest.mark.parametrize(("name", "ones", "group"), [("german", 700, 310), ("bail", 7104, 9559)])
+@pytest.mark.parametrize(
+    ("name", "ones", "group"),
+    [("german", 700, 310), ("bail", 7104, 9559), ("credit", 23364, 2685)],
+)
 def test_people_have_a_group_beside_their_features(
     name: str, ones: int, group: int, real: Any
 ) -> None:
@@ -263,6 +266,37 @@ def test_people_have_a_group_beside_their_features(
     for column in graph.x.T:  # neither the group nor the label is among them
         assert not torch.equal((column > 0).long(), graph.sensitive)
         assert not torch.equal((column > 0).long(), labels_of(graph))
+
+
+@pytest.mark.parametrize("name", ["bail", "credit"])
+def test_published_edges_come_out_of_the_table(name: str, real: Any) -> None:
+    again = real({"name": name, "edges": "similarity"})
+    assert again.fingerprint == real(name).fingerprint
+
+
+def test_group_among_the_features(real: Any) -> None:
+    without, having = real("german"), real({"name": "german", "group_in_features": True})
+    assert having.num_features == without.num_features + 1
+    assert torch.equal((having.x[:, -1] > 0).long(), having.sensitive)
+
+
+@pytest.mark.parametrize(
+    ("name", "ones", "group"),
+    [
+        ("facebook", 822, 357),
+        ("pokec/region-job-1", 3803, 2808),
+        ("pokec/region-job-2", 2753, 2145),
+    ],
+)
+def test_profiles(name: str, ones: int, group: int, real: Any) -> None:
+    graph = real(name)
+    assert (int(labels_of(graph).sum()), int(graph.sensitive.sum())) == (ones, group)
+
+
+def test_other_egos_have_other_friends(real: Any) -> None:
+    graph = real({"name": "facebook", "ego": 0, "group_in_features": True})
+    assert (graph.num_nodes, graph.num_edges) == (347, 2519)
+    assert torch.equal(graph.x[:, -1].long(), graph.sensitive)
 
 
 def test_directed_variant(real: Any) -> None:
