@@ -30,6 +30,7 @@ from graphsec.attacks.adversarial import (
 from graphsec.attacks.attributes import from_features, from_outputs
 from graphsec.attacks.base import Attack
 from graphsec.attacks.extraction import laundering, subgraphs, surrogate
+from graphsec.attacks.fairness import fa_gnn, fair_prbcd, g_fairattack
 from graphsec.attacks.inference import hogwild
 from graphsec.attacks.leakage import closed_form, gradient_matching, guess, idlg
 from graphsec.attacks.links import linkteller, stealing
@@ -46,12 +47,15 @@ __all__ = [
     "confidence",
     "degree",
     "dice",
+    "fa_gnn",
+    "fair_prbcd",
     "feature_pgd",
     "feature_prbcd",
     "fga",
     "fgsm",
     "from_features",
     "from_outputs",
+    "g_fairattack",
     "gradient_matching",
     "graphmi",
     "grbcd",

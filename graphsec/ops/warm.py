@@ -15,6 +15,7 @@ import torch
 from graphsec.graph import Graph
 from graphsec.kernels.projection import budget_shift
 from graphsec.ops.adj import edge_scores, edge_softmax, propagate
+from graphsec.ops.flips import TwoHop
 from graphsec.ops.linear import linear
 from graphsec.ops.median import soft_median
 from graphsec.ops.push import visited
@@ -40,6 +41,8 @@ def warm() -> None:
     total.backward()  # type: ignore[no-untyped-call]
     pair_similarity(graph.x, pairs, "jaccard")
     budget_shift(np.ones(2, np.float32), 1.0)
+    model = TwoHop(graph.to_scipy(), np.ones(4), 0.0, np.ones(4), np.array([0, 0, 1, 1]))
+    model.effects(pairs.numpy())
     for one in (graph.adj, replace(graph.adj, weight=torch.ones(graph.adj.csr.nnz))):
         visited(one, pairs[0], most=2, threshold=0.01, teleport=0.15, epsilon=1e-6)
 

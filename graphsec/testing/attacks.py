@@ -77,6 +77,7 @@ class AttackContract(Contract):
         model: Model of the victim.
         training: Training of the victim.
         trivial: The attack that does the same at random.
+        harm: The metric that says how much harm flips do.
         game: Spec of the game; None is the attack's own.
         beats_random: Whether it must do more harm than the trivial one with the same budget (turn
             it off for a baseline, and for a poisoner that is tested elsewhere).
@@ -86,6 +87,7 @@ class AttackContract(Contract):
     model: ClassVar[Mapping[str, Any]] = {"name": "gcn", "hidden": 16}
     training: ClassVar[Mapping[str, Any]] = TRAINING
     trivial: ClassVar[Any] = "random"
+    harm: ClassVar[str] = "attacked_accuracy"
     game: ClassVar[Any] = None
     beats_random: ClassVar[bool] = True
 
@@ -249,10 +251,7 @@ class AttackContract(Contract):
                 else [self._run(graph, seed, self.trivial) for seed in seeds]
             )
             harm, chance = (
-                statistics.median(
-                    float(score(one, known, self._victim(known))["attacked_accuracy"])
-                    for one in outcomes
-                )
+                statistics.median(self._good(one, known) for one in outcomes)
                 for outcomes in (mine, flips)
             )
             assert harm < chance
@@ -282,6 +281,11 @@ class AttackContract(Contract):
         elif secret is not None:
             numbers = [score(one, known, self._victim(known), secret=secret) for one in mine]
             assert statistics.median(float(each["auc"]) for each in numbers) > 0.5
+
+    def _good(self, flips: Perturbation, known: Graph) -> float:
+        """How well the victim stands flips, by the metric that counts."""
+        metric = score(flips, known, self._victim(known))[self.harm]
+        return metric.value if metric.higher_is_better else -metric.value
 
     def _right(self, graph: Graph, seed: int) -> float:
         """Whether the bit of one game about a property is found."""

@@ -17,6 +17,7 @@ from graphsec.testing import AttackContract, tiny_graphs
 from graphsec.testing.common import TRAINING
 
 BASELINES = (
+    "fa-gnn",
     "none",
     "property-loss-test",
     "random",
@@ -82,6 +83,22 @@ def crowds() -> dict[str, Graph]:
     return graphs
 
 
+@cache
+def unfair_graphs() -> dict[str, Graph]:
+    """Graphs of two classes, one of which mostly goes with a group."""
+    graphs = {}
+    for seed, name in enumerate(("dense", "sparse")):
+        graph = graphsec.load({**CROWD, "signal": 0.5, "homophily": 0.8}, seed=seed)
+        assert graph.y is not None
+        assert graph.x is not None
+        odd = torch.from_numpy(np.random.default_rng(seed).random(240) < 0.3)
+        x = graph.x if name == "dense" else graph.x.relu().to_sparse_csr()
+        split = graphsec.splits(graph, 1, fractions=[0.5, 0, 0.5])[0].split
+        group = ((graph.y == 1) ^ odd).long()
+        graphs[name] = graph.replace(x=x, sensitive=group, split=split, name=f"unfair-{name}")
+    return graphs
+
+
 # Membership of nodes in the training of a victim without dropout or decay.
 MEMBERS = {
     "graphs": noise_graphs,
@@ -97,10 +114,13 @@ LEAKING = {
     "training": {"epochs": 1, "expose": 1},
 }
 
+FAIR = {"graphs": unfair_graphs, "harm": "attacked_delta_sp"}
+
 OTHERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("confidence", "lira", "rmia", "shadow-mlp"), MEMBERS),
     **dict.fromkeys(("closed-form", "gradient-guess", "gradient-matching", "idlg"), LEAKING),
     **dict.fromkeys(("property-loss-test", "property-shadow", "property-threshold"), LARGE),
+    **dict.fromkeys(("fa-gnn", "fair-prbcd", "g-fairattack"), FAIR),
     "brute-force": {
         "threat": {"budget": {"edges": 4}, "targets": (0, 7, 12, 30)},
         "graphs": small_graphs,
@@ -119,6 +139,9 @@ SPECS: dict[str, dict[str, Any]] = {  # enough for tiny graphs
     "gradient-matching": {"name": "gradient-matching", "steps": 40},
     "grbcd": {"name": "grbcd", "steps": 8},
     "brute-force": {"name": "brute-force", "stop": True},
+    "fa-gnn": {"name": "fa-gnn", "epochs": 50},
+    "fair-prbcd": {"name": "fair-prbcd", "steps": 15, "samples": 3},
+    "g-fairattack": {"name": "g-fairattack", "epochs": 500, "candidates": 5000},
     "feature-pgd": {"name": "feature-pgd", "steps": 20},
     "feature-prbcd": {"name": "feature-prbcd", "steps": 15, "samples": 3},
     "lira": {"name": "lira", "shadows": 4},

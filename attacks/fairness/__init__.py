@@ -1,0 +1,1 @@
+"""Attacks on the fairness of a classifier of two classes, one file a method."""
