@@ -12,8 +12,9 @@ from torch import Tensor
 
 import graphsec
 from graphsec.attacks.leakage._leak import rounded
+from graphsec.attacks.leakage._problem import posed
 from graphsec.attacks.leakage.closed_form import multiplied
-from graphsec.attacks.leakage.gradient_matching import GradientMatching, _problem, distance
+from graphsec.attacks.leakage.gradient_matching import GradientMatching, distance
 from graphsec.game import Secret
 from graphsec.graph import Graph
 from graphsec.metrics.reconstruction import psnr, reconstruction_metrics, support_f1
@@ -294,7 +295,7 @@ def test_on_the_neighbourhood_and_on_the_whole_graph_alike() -> None:
     )
     attack = GradientMatching(labels=True)
     leak = attack.leak(view)
-    problem, rows = _problem(view, leak, secret.question, secret.answer)
+    problem, rows = posed(view, leak, secret.question, secret.answer)
     assert rows.tolist() == [int((secret.question == r).nonzero()) for r in secret.question]
     mine = [g.detach() for g in problem.gradients(problem.x[problem.rows], None)]
     assert float(distance(mine, problem.seen, "l2")) < 1e-10
