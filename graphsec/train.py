@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from pydantic import Field, PlainValidator
 from torch import Tensor
 
+from graphsec.federated import LocalRounds, sum_of_clients
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, ModelSpec, inputs
 from graphsec.ops import Adj, Features
 from graphsec.ranking import BPR, Draw
-from graphsec.registry import MODELS, SAMPLERS, Component, Range
+from graphsec.registry import MODELS, SAMPLERS, Component, Range, SpecError
 from graphsec.rng import Rng
 from graphsec.sampling import Scopes, Shadow, batches, read, take
 
@@ -61,7 +62,13 @@ class Training(Component):
             (Zhang et al., SIGIR 2013).
         sampler: "shadow", or its spec: the model is trained, validated and asked on a subgraph of
             its own around each node; None on the whole graph, or on hops if there are batches.
-        expose: Number of first steps whose gradient leaves the trainer (gradient leakage).
+        expose: Number of first steps, or rounds, that leave the trainer (gradient leakage).
+        local_steps: Steps of a round after which the difference of the weights is released and
+            used, not the gradient of each (FedAvg: McMahan et al., AISTATS 2017, algorithm 1, with
+            one client); plain SGD at a constant rate. None releases gradients.
+
+    Raises:
+        SpecError: Local steps are not of plain SGD at a constant rate.
     """
 
     name: ClassVar[str] = "training"
@@ -82,6 +89,17 @@ class Training(Component):
     negatives: Annotated[int, Field(ge=1, le=1024), Range(1, 32, log=True)] = 1
     sampler: Annotated[Shadow | None, PlainValidator(_sampler)] = None
     expose: Annotated[int, Field(ge=0)] = 0
+    local_steps: Annotated[int, Field(ge=1), Range(1, 20, log=True)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, found, only in (
+            ("optimizer", self.optimizer, "sgd"), ("schedule", self.schedule, "constant"),
+        ):  # fmt: skip
+            if self.local_steps is not None and found != only:
+                raise SpecError(
+                    f"training.{name} must be {only!r} with training.local_steps, got {found!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -102,7 +120,7 @@ class Recipe:
         known = Training.__dataclass_fields__
         for name in changes:
             if name not in known:
-                from graphsec.registry import SpecError, did_you_mean
+                from graphsec.registry import did_you_mean
 
                 raise SpecError(f"training has no field {name!r}; {did_you_mean(name, [*known])}")
         return Recipe(made, Training(**changes))
@@ -118,7 +136,7 @@ class Release:
 
     Attributes:
         round: Step or round it belongs to.
-        kind: "gradient", "message", …
+        kind: "gradient", "update" (a difference of weights), "message", …
         tensors: What was sent, by name.
         sender: Who sent it ("trainer", "party:1", …).
         receiver: Who received it ("server", "party:2", …).
@@ -173,6 +191,7 @@ def fit(
     on_epoch: OnEpoch | None = None,
     world: World | None = None,
     targets: Tensor | None = None,
+    clients: Sequence[Tensor] | None = None,
 ) -> Trace:
     """Train ``model`` in place.
 
@@ -191,6 +210,8 @@ def fit(
             in the place of ``x`` and ``adj`` (attacked ones, or those learned with the model).
         targets: (n, classes) probabilities to train on in the place of the labels, which are still
             what is validated on: a model learns another's answers.
+        clients: Places among the training nodes (k,) of each client, whose gradients go through
+            ``release`` apart and leave the trainer as one mean; None is one client.
 
     Returns:
         What the training showed.
@@ -211,13 +232,15 @@ def fit(
             "training.sampler must be None where the defense changes the graph in training, "
             f"got {training.sampler.name!r}"
         )
+    _check_federated(training, ranking, clients)
     if ranking:
         objective: BPR | Labels = BPR(model, graph, training, x, adj)
     else:
-        objective = Labels(model, graph, training, x, adj, targets)
+        objective = Labels(model, graph, training, x, adj, targets, clients)
     optimizer = _optimizer(model, training, ranking)
     schedule = _schedule(optimizer, training)
     keeper = _Keeper(training)
+    rounds = None if training.local_steps is None else LocalRounds(model, training.local_steps)
     with rng.scope():
         for epoch in range(training.epochs):
             if world is not None:
@@ -226,9 +249,16 @@ def fit(
             total, seen = 0.0, 0
             for step, (size, loss) in enumerate(objective.losses(rng["epoch"][epoch])):
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                released(model, release, trace, training, f"epoch {epoch}, step {step}")
+                if clients is None:
+                    loss.backward()  # type: ignore[no-untyped-call]
+                else:
+                    loss = sum_of_clients(model, loss, clients, release)
+                if rounds is None:
+                    last = release if clients is None else None  # clients did it before the sum
+                    released(model, last, trace, training, f"epoch {epoch}, step {step}")
                 optimizer.step()
+                if rounds is not None and rounds.stepped():
+                    record(trace, training, "update", *rounds.close(release))
                 total, seen = total + loss.item() * size, seen + size
             schedule.step()
             figures = {"loss": total / seen}
@@ -247,6 +277,8 @@ def fit(
             done = look and keeper.stop(model, figures)
             if done or (on_epoch and on_epoch(epoch, figures)):
                 break
+        if rounds is not None and rounds.count:  # what is left of a round: sent, and not exposed
+            rounds.close(release)
     keeper.restore(model)
     model.eval()
     objective.x, objective.adj = x, adj
@@ -259,10 +291,11 @@ class Labels:
 
     def __init__(
         self, model: GNN, graph: Graph, training: Training, x: Tensor | Features, adj: Adj,
-        targets: Tensor | None = None,
+        targets: Tensor | None = None, clients: Sequence[Tensor] | None = None,
     ) -> None:  # fmt: skip
         assert graph.y is not None
         assert graph.split is not None
+        self.clients = clients
         self.model, self.training, self.x, self.adj = model, training, x, adj
         self.task, self.y, self.split = graph.task, graph.y, graph.split
         self.wanted = graph.y if targets is None else targets
@@ -278,7 +311,11 @@ class Labels:
                 logits = self.model.at(xs, adjs, roots)
             else:
                 logits = read(self.model(xs, adjs), adjs, roots, pooling)
-            loss = loss_of(self.task, logits, self.wanted[roots])
+            y = self.wanted[roots]
+            if self.clients is None:
+                loss = loss_of(self.task, logits, y)
+            else:  # one a client
+                loss = torch.stack([loss_of(self.task, logits[c], y[c]) for c in self.clients])
             penalty = self.model.penalty(xs, adjs)
             yield len(roots), loss if penalty is None else loss + penalty
 
@@ -334,6 +371,16 @@ def _check_validation(training: Training, present: bool, name: str, graph: Graph
             f"{name} is empty in {graph.name!r}, but training.select is "
             f"{training.select!r} and training.patience {training.patience}"
         )
+
+
+def _check_federated(training: Training, ranking: bool, clients: Sequence[Tensor] | None) -> None:
+    if training.local_steps is not None and ranking:
+        raise ValueError("training.local_steps must be None for ranking")
+    if clients is not None:
+        for name in ("local_steps", "batch_size", "sampler"):
+            found = getattr(training, name)
+            if found is not None:
+                raise ValueError(f"training.{name} must be None with clients, got {found!r}")
 
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -410,10 +457,21 @@ def released(model: GNN, release: Step | None, trace: Trace, training: Training,
             parameter.grad = gradient
     if len(trace.releases) < training.expose:
         gradient_of = {n: p.grad.clone() for n, p in named if p.grad is not None}
-        # The parameters of that moment are public in federated learning: they are broadcast.
-        state = {f"parameter:{n}": p.detach().clone() for n, p in model.named_parameters()}
-        trace.releases.append(Release(len(trace.releases), "gradient", {**gradient_of, **state}))
+        state = {n: p.detach().clone() for n, p in model.named_parameters()}
+        record(trace, training, "gradient", gradient_of, state)
         log.debug("released the gradient of %s", when)
+
+
+def record(
+    trace: Trace, training: Training, kind: str, sent: dict[str, Tensor], state: dict[str, Tensor]
+) -> None:
+    """Record what left the trainer, and the parameters it was made at, while exposure lasts.
+
+    The parameters of that moment are public in federated learning: they are broadcast.
+    """
+    if len(trace.releases) < training.expose:
+        public = {f"parameter:{name}": p for name, p in state.items()}
+        trace.releases.append(Release(len(trace.releases), kind, {**sent, **public}))
 
 
 class _Keeper:
