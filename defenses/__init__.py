@@ -21,7 +21,16 @@ from graphsec.defenses.private import (
     votes,
 )
 from graphsec.defenses.purify import gdc, jaccard, svd
-from graphsec.defenses.release import noisy_gradients, prune_gradients, sign_gradients
+from graphsec.defenses.release import (
+    clip_gradients,
+    key_protected,
+    local_dp,
+    noisy_gradients,
+    prune_gradients,
+    secure_aggregation,
+    sign_gradients,
+    ternary_gradients,
+)
 from graphsec.defenses.robust import (
     adversarial_training,
     gnnguard,
@@ -36,6 +45,7 @@ __all__ = [
     "Defense",
     "adversarial_training",
     "build",
+    "clip_gradients",
     "dp_gnn",
     "dp_subgraphs",
     "dpar",
@@ -44,6 +54,8 @@ __all__ = [
     "gdc",
     "gnnguard",
     "jaccard",
+    "key_protected",
+    "local_dp",
     "mc_gpb",
     "median",
     "noisy_gradients",
@@ -53,11 +65,13 @@ __all__ = [
     "prognn",
     "prune_gradients",
     "scores",
+    "secure_aggregation",
     "sign_gradients",
     "smoothing",
     "soft_median",
     "soft_medoid",
     "svd",
+    "ternary_gradients",
     "votes",
     "watermark",
 ]

@@ -18,6 +18,9 @@ from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace
 from graphsec.train import fit as train_model
 
+Named = dict[str, Tensor]
+"""One tensor a parameter, by its name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(Component):
@@ -28,6 +31,7 @@ class Defense(Component):
 
     Attributes:
         draws: Whether ``drawn`` draws something that answers depend on and that is secret.
+        keyed: Whether what it draws is shown to nobody, whatever else they see.
         filters: Whether ``allows`` can refuse pairs.
         certified: What each column of ``certify`` counts; empty where nothing is certified.
         verifies: Whether ``verifier`` can tell whose model a suspect is.
@@ -38,6 +42,7 @@ class Defense(Component):
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     draws: ClassVar[bool] = False
+    keyed: ClassVar[bool] = False
     filters: ClassVar[bool] = False
     certified: ClassVar[tuple[str, ...]] = ()
     verifies: ClassVar[bool] = False
@@ -107,6 +112,33 @@ class Defense(Component):
             TypeError: This defense verifies nothing.
         """
         raise TypeError(f"{self.name} verifies nothing")
+
+    # -- what adaptive attackers of gradients go by -------------------------------------------
+
+    def own_steps(self) -> str | None:
+        """How a step differs from one on all training nodes at once; None if it does not."""
+        mine = type(self).train is not Defense.train or type(self).fit is not Defense.fit
+        return "trains in a way of its own" if mine else None
+
+    def within(self, adj: Adj, roots: Tensor) -> Adj:
+        """What a step on ``roots``, the training nodes, sees of the sanitised adjacency."""
+        return adj
+
+    def apart(self, roots: Tensor) -> list[Tensor] | None:
+        """Places of the roots whose mean gradient is changed apart before it enters the mean that
+        is released, group by group; None: that of all roots is changed."""  # noqa: D205, D209
+        return None
+
+    def expectation(
+        self, gradients: dict[str, Tensor], seen: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What is expected to be released of gradients (by parameter), differentiably, for who has
+        ``seen`` what was released."""  # noqa: D205, D209
+        return gradients
+
+    def estimate(self, found: Tensor, known: Tensor) -> Tensor:
+        """Features (k, d) of which training saw ``found``, by the ``known`` (m, d) of others."""
+        return found
 
     # -- the way through ----------------------------------------------------------------------
 
@@ -205,6 +237,9 @@ class Compose(Defense):
         if len(self._trainers) > 1:
             names = ", ".join(repr(part.name) for part in self._trainers)
             raise SpecError(f"defense 'compose': one part may train its own way, got {names}")
+        if len(self._builders) > 1:
+            names = ", ".join(repr(part.name) for part in self._builders)
+            raise SpecError(f"defense 'compose': one part may build the model, got {names}")
         for part in self.parts[1:]:
             if part.draws:
                 raise SpecError(f"defense 'compose': {part.name!r} must be the first part")
@@ -216,6 +251,10 @@ class Compose(Defense):
     @property
     def _trainers(self) -> list[Defense]:
         return [part for part in self.parts if type(part).train is not Defense.train]
+
+    @property
+    def _builders(self) -> list[Defense]:
+        return [part for part in self.parts if type(part).build is not Defense.build]
 
     @property
     def draws(self) -> bool:  # type: ignore[override]
@@ -255,6 +294,11 @@ class Compose(Defense):
             logits = part.present(logits)
         return logits
 
+    def build(self, recipe: Recipe, sizes: Sizes) -> GNN:
+        """As the part builds that builds in a way of its own, else plainly."""
+        way = self._builders[0].build if self._builders else super().build
+        return way(recipe, sizes)
+
     def sanitise(
         self, x: Tensor | Features, adj: Adj, how: How = "exact"
     ) -> tuple[Tensor | Features, Adj]:
@@ -288,6 +332,43 @@ class Compose(Defense):
         """What every part can defend."""
         known = (*Defense.tasks, "ranking")
         return tuple(task for task in known if all(task in part.tasks for part in self.parts))
+
+    @property
+    def keyed(self) -> bool:  # type: ignore[override]
+        """Whether any part is."""
+        return any(part.keyed for part in self.parts)
+
+    def own_steps(self) -> str | None:
+        """The first reason that a part has."""
+        reasons = ((part.name, part.own_steps()) for part in self.parts)
+        return next(
+            (f"has a part {name!r} that {reason}" for name, reason in reasons if reason), None
+        )
+
+    def within(self, adj: Adj, roots: Tensor) -> Adj:
+        """What every part lets through."""
+        for part in self.parts:
+            adj = part.within(adj, roots)
+        return adj
+
+    def apart(self, roots: Tensor) -> list[Tensor] | None:
+        """Those of the part that makes any."""
+        found = (part.apart(roots) for part in self.parts)
+        return next((groups for groups in found if groups is not None), None)
+
+    def expectation(
+        self, gradients: dict[str, Tensor], seen: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Every part's expectation in turn."""
+        for part in self.parts:
+            gradients = part.expectation(gradients, seen)
+        return gradients
+
+    def estimate(self, found: Tensor, known: Tensor) -> Tensor:
+        """Every part's estimate, the last part first."""
+        for part in reversed(self.parts):
+            found = part.estimate(found, known)
+        return found
 
     @property
     def filters(self) -> bool:  # type: ignore[override]

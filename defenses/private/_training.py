@@ -46,6 +46,14 @@ class UnitFeatures(Defense):
         """Features at norm 1."""
         return (unit_rows(x) if self.unit else x), adj
 
+    def estimate(self, found: Tensor, known: Tensor) -> Tensor:
+        """At the mean norm of the features of others: their own is lost."""
+        if not self.unit:
+            return found
+        direction: Tensor = torch.nn.functional.normalize(found, dim=1)
+        size: Tensor = known.to(found.dtype).norm(dim=1).mean()
+        return direction * size
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateTraining(UnitFeatures):
@@ -78,6 +86,7 @@ class PrivateTraining(UnitFeatures):
             ("patience", training.patience, None),
             ("schedule", training.schedule, "constant"),
             ("sampler", training.sampler, None),
+            ("local_steps", training.local_steps, None),
         ):
             if found != only:
                 return (

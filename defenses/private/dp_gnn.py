@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from graphsec.defenses.private._training import PrivateTraining
 from graphsec.graph import Graph
@@ -94,6 +96,36 @@ class DPGNN(PrivateTraining):
 
     def _public(self, graph: Graph) -> int:
         return self.nodes or super()._public(graph)
+
+    def own_steps(self) -> str | None:
+        """Roots are drawn in secret unless all are drawn, and "published" thins their graph."""
+        if self.rate < 1:
+            return f"draws the roots of a step in secret: its rate must be 1, got {self.rate}"
+        if self.sampler == "published":
+            return "thins the graph in secret: its sampler must be 'bounded', got 'published'"
+        if self.nodes is not None:
+            return f"divides by another number than that of the roots: nodes is {self.nodes}"
+        return None
+
+    def within(self, adj: Adj, roots: Tensor) -> Adj:
+        """Edges among training nodes."""
+        from graphsec.dp.roots import induced
+
+        return induced(adj, roots)
+
+    def apart(self, roots: Tensor) -> list[Tensor] | None:
+        """Every root alone."""
+        return list(torch.arange(len(roots)).unsqueeze(1))
+
+    def expectation(
+        self, gradients: dict[str, Tensor], seen: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Clipped, as that of a single root."""
+        from graphsec.dp.gradients import Clip
+
+        squares = {name: g.square().sum().view(1) + 1e-30 for name, g in gradients.items()}
+        factors = Clip(self.clip, self.clipping).factors(squares)
+        return {name: g * factors[name] for name, g in gradients.items()}
 
     def statement(self, graph: Graph, recipe: Recipe, trace: Trace) -> PrivacyStatement | None:
         """ε of what was spent; none for the published sampler, or noise that can be replayed."""

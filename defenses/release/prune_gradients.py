@@ -39,3 +39,9 @@ class PruneGradients(Defense):
         count = max(1, round(self.keep * len(flat)))
         top = flat.abs().topk(count).indices
         return torch.zeros_like(flat).index_copy(0, top, flat[top]).view_as(gradient)
+
+    def expectation(
+        self, gradients: dict[str, Tensor], seen: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The entries that were kept, and zeros."""
+        return {name: g * (seen[name] != 0) for name, g in gradients.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -102,9 +103,11 @@ class GNN(nn.Module):
         aggregate: How a layer gathers neighbours; replaceable, so that robust aggregation is
             not another model.
         capabilities: What the class supports.
+        secrets: Names of buffers that only the trainer has, whoever has the parameters.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
+    secrets: ClassVar[tuple[str, ...]] = ()
     layers: int | None
     aggregate: Aggregate
 
@@ -219,6 +222,15 @@ class Wrapper(GNN):
     def __init__(self, base: GNN, layers: int | None = None) -> None:
         super().__init__(layers)
         self.base = base
+
+    def public(self) -> GNN:
+        """This model around the base model without its secrets."""
+        base = self.base.public()
+        if base is self.base:
+            return self
+        other = copy.copy(self)
+        other._modules = {**self._modules, "base": base}
+        return other
 
     def seen(self, adj: Adj) -> Adj:
         """The adjacency that the base model settles on and is penalised for."""

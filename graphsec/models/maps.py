@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from graphsec.models.base import GNN
 from graphsec.models.gcn import GCN
+from graphsec.models.keyed import Keyed
 from graphsec.models.mlp import MLP
 from graphsec.models.sage import SAGE
 from graphsec.models.sgc import SGC
@@ -44,6 +45,11 @@ def linear_maps(model: GNN) -> list[LinearMap]:
     Known for GCN, SAGE, SGC and MLP that aggregate by plain sums: attention depends on the map it
     weighs, and a median picks a neighbour for each column.
     """
+    if isinstance(model, Keyed):  # whose embedding is in the place of the logits
+        return [
+            replace(each, weight=f"base.{each.weight}", bias=f"base.{each.bias}")
+            for each in linear_maps(model.base)
+        ]
     if model.aggregate is not propagate or model.layers is None:
         return []
     if isinstance(model, SGC):
@@ -59,6 +65,9 @@ def linear_maps(model: GNN) -> list[LinearMap]:
 @torch.no_grad()
 def map_inputs(model: GNN, x: Tensor | Features, adj: Adj, nodes: Tensor) -> dict[str, Tensor]:
     """What each linear map is given at some nodes: name of the weight → (k, width), P^hops H."""
+    if isinstance(model, Keyed):
+        inner = map_inputs(model.base, x, adj, nodes)
+        return {f"base.{name}": given for name, given in inner.items()}
     states = [x, *model.hidden(x, adj)]
     operator, found = model.operator(adj), {}
     for each in linear_maps(model):

@@ -233,12 +233,14 @@ class View:
         return self.releases()[index]
 
     def releases(self) -> list[Release]:
-        """What left training: gradients (GRADIENTS) and messages (TRANSCRIPT) seen from here.
+        """Gradients, updates (GRADIENTS) and messages (TRANSCRIPT) of training, as seen from here.
 
         The server sees what it sends and receives, a party likewise, the wire everything; an
         outsider sees only what the trainer releases.
         """
-        kinds = {"gradient": Access.GRADIENTS, "message": Access.TRANSCRIPT}
+        kinds = {
+            "gradient": Access.GRADIENTS, "update": Access.GRADIENTS, "message": Access.TRANSCRIPT
+        }  # fmt: skip
         if not self.threat.granted & (Access.GRADIENTS | Access.TRANSCRIPT):
             self._require(Access.TRANSCRIPT, "view.releases")
         seat = self.threat.position
@@ -249,7 +251,7 @@ class View:
             and (
                 seat == "wire"
                 or seat in (release.sender, release.receiver)
-                or (release.kind == "gradient" and seat == "outside")
+                or (release.kind != "message" and seat == "outside")
             )
         ]
 
@@ -263,9 +265,9 @@ class View:
         """
         self._require(Access.GRADIENTS, "view.moment")
         victim = self._trained_victim
-        if not self.threat.adaptive:
+        if not self.threat.adaptive and not self._keyed:
             known = victim.relaxed("bypass")
-        elif Access.EDGES in self.threat.granted:
+        elif Access.EDGES in self.threat.granted and not self._keyed:
             known = victim.relaxed("exact")
         else:
             known = victim.public()
@@ -286,9 +288,14 @@ class View:
         self._require(Access.WEIGHTS, "view.model")
         if not self.threat.adaptive:
             return self.transfer()
-        if Access.EDGES not in self.threat.granted:
+        if Access.EDGES not in self.threat.granted or self._keyed:
             return self._trained_victim.public()
         return self._trained_victim.relaxed("exact")
+
+    @property
+    def _keyed(self) -> bool:
+        """Whether the victim's defense drew something that nobody sees, whatever is granted."""
+        return self._origin is not None and self._origin.defense.keyed
 
     @property
     def defended(self) -> bool:
