@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,27 +11,98 @@ from torch import Tensor
 from graphsec.attacks.base import Attack
 from graphsec.game import Gradients
 from graphsec.graph import Graph
+from graphsec.models.base import GNN
+from graphsec.ops import Adj
 from graphsec.predict import Predictor
 from graphsec.threat import Access, Timing, View
+from graphsec.train import Release
+
+
+@dataclass(frozen=True, eq=False)
+class Local:
+    """Local steps of plain SGD, whose sum left training in the place of a gradient.
+
+    Attributes:
+        steps: How many.
+        lr: Their learning rate.
+        decay: Weight decay by parameter.
+    """
+
+    steps: int
+    lr: float
+    decay: dict[str, float]
+
+    def gradient(self, update: dict[str, Tensor], model: GNN) -> dict[str, Tensor]:
+        """The mean gradient of the steps: exact of one step, else up to how far decay moved."""
+        weights = dict(model.named_parameters())
+        return {
+            name: -moved / (self.lr * self.steps) - self.decay[name] * weights[name].detach()
+            for name, moved in update.items()
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """One thing that left training.
+
+    Attributes:
+        sent: A gradient or, with local steps, a difference of weights, by parameter.
+        gradient: The gradient, or what the difference says of the mean one.
+        predictor: The model as it was before.
+    """
+
+    sent: dict[str, Tensor]
+    gradient: dict[str, Tensor]
+    predictor: Predictor
 
 
 @dataclass(frozen=True, eq=False)
 class Leak:
-    """A gradient that left training.
+    """Gradients that left training, of one step or of several after each other.
 
     Attributes:
-        roots: (k,) nodes whose mean loss it is the gradient of.
-        gradient: By name of the parameter; finite, and of the parameter's shape.
-        predictor: The model as it was then.
+        roots: (k,) nodes whose mean loss they are the gradients of.
+        moments: What left, the step in question first; finite, and of the parameters' shapes.
         rules: What is private.
         classes: Number of classes.
+        local: The local steps between one release and the next; None of gradients.
     """
 
     roots: Tensor
-    gradient: dict[str, Tensor]
-    predictor: Predictor
+    moments: tuple[Moment, ...]
     rules: Gradients
     classes: int
+    local: Local | None = None
+
+    @property
+    def gradient(self) -> dict[str, Tensor]:
+        """The gradient in question, by parameter."""
+        return self.moments[0].gradient
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model at the step in question."""
+        return self.moments[0].predictor
+
+    @property
+    def defense(self) -> Any:
+        """The defense as attackers know it; None of a wrapped model."""
+        origin = self.predictor.origin
+        return None if origin is None else origin.defense
+
+    @property
+    def secrets(self) -> list[str]:
+        """Names of the model's buffers that only the trainer has."""
+        return [
+            f"{where}.{name}" if where else name
+            for where, module in self.predictor.model.named_modules()
+            for name in getattr(module, "secrets", ())
+        ]
+
+    def within(self, adj: Adj) -> Adj:
+        """What the step saw of the sanitised adjacency."""
+        seen: Adj = adj if self.defense is None else self.defense.within(adj, self.roots)
+        return seen
 
     @property
     def last_bias(self) -> Tensor:
@@ -41,7 +112,7 @@ class Leak:
             ValueError: The model has none.
         """
         shapes = [name for name, g in self.gradient.items() if g.shape == (self.classes,)]
-        if not shapes:
+        if not shapes or self.secrets:
             model = type(self.predictor.model).__name__
             raise ValueError(
                 f"labels are read off the bias of the logits, a parameter of shape "
@@ -49,9 +120,14 @@ class Leak:
             )
         return self.gradient[shapes[-1]]
 
-    def labels(self, counts: Tensor) -> Tensor | None:
+    def counts(self) -> Tensor | None:
+        """``label_counts``; None where a secret of the model hides which class is which."""
+        return None if self.secrets else label_counts(self)
+
+    def labels(self, counts: Tensor | None) -> Tensor | None:
         """(1,) the label of a single root; None of several, which counts don't tell apart."""
-        return counts.argmax().unsqueeze(0) if len(self.roots) == 1 else None
+        single = counts is not None and len(self.roots) == 1
+        return counts.argmax().unsqueeze(0) if single else None  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,37 +142,80 @@ class LeakageAttack(Attack):
         """Gradients of training, and with them the weights that they are computed at."""
         return Access.GRADIENTS
 
-    def leak(self, view: View) -> Leak:
-        """The gradient in question.
+    def leak(self, view: View, rounds: int = 1) -> Leak:
+        """The gradient in question, and those of the steps after it.
+
+        Args:
+            view: Of the attacker.
+            rounds: How many steps to look at.
 
         Raises:
             TypeError: The rules are those of another game.
-            ValueError: It did not leave training, does not fit the model or is not finite, or
-                the step was not on all roots.
+            ValueError: One did not leave training, does not fit the model or is not finite, or
+                the steps were not on all roots.
         """
         rules = view.rules
         if not isinstance(rules, Gradients):
             raise TypeError(f"attack {self.name!r} plays the game 'gradients', not {rules.name!r}")
         if view.question is None:
             raise ValueError(f"attack {self.name!r}: pass question=secret.question, the roots")
-        sent = [r for r in view.releases() if r.kind == "gradient" and r.round == rules.step]
-        if not sent:
+        sent = {r.round: r for r in view.releases() if r.kind in ("gradient", "update")}
+        wanted = range(rules.step, rules.step + rounds)
+        missing = [step for step in wanted if step not in sent]
+        if missing:
             raise ValueError(
-                f"attack {self.name!r}: training.expose must be ≥ {rules.step + 1} for the "
-                f"gradient of step {rules.step} to leave it"
+                f"attack {self.name!r}: training.expose must be ≥ {wanted[-1] + 1}, and training "
+                f"at least as long, for the gradient of step {missing[0]} to leave it"
             )
-        predictor = view.moment(sent[0])
-        _check_steps(self.name, predictor)
-        gradient = {k: v for k, v in sent[0].tensors.items() if not k.startswith("parameter:")}
-        _check(self.name, gradient, predictor)
+        found = [_moment(self.name, view, sent[step]) for step in wanted]
+        predictor = found[0][1]
+        local = _local(predictor) if sent[rules.step].kind == "update" else None
         classes = predictor.sizes[2] if predictor.sizes else view.known.num_classes
-        return Leak(view.question, gradient, predictor, rules, classes)
+        moments = tuple(
+            Moment(each, each if local is None else local.gradient(each, at.model), at)
+            for each, at in found
+        )
+        return Leak(view.question, moments, rules, classes, local)
+
+
+def _moment(name: str, view: View, release: Release) -> tuple[dict[str, Tensor], Predictor]:
+    """What was sent, and the model it was sent for; both checked."""
+    predictor = view.moment(release)
+    _check_steps(name, predictor)
+    gradient = {k: v for k, v in release.tensors.items() if not k.startswith("parameter:")}
+    _check(name, gradient, predictor)
+    return gradient, predictor
+
+
+def _local(predictor: Predictor) -> Local:
+    """The local steps, which are part of the recipe and so public.
+
+    Raises:
+        ValueError: The recipe is not known, or has none.
+    """
+    training = None if predictor.origin is None else predictor.origin.recipe.training
+    if training is None or training.local_steps is None:
+        raise ValueError("an update left training, but its recipe has no training.local_steps")
+    model = predictor.model
+    decay = {
+        id(parameter): float(group["weight_decay"])
+        for group in model.groups(training.weight_decay, training.decay)
+        for parameter in group["params"]
+    }
+    by_name = {name: decay.get(id(p), 0.0) for name, p in model.named_parameters()}
+    return Local(training.local_steps, training.lr, by_name)
 
 
 def _check_steps(name: str, predictor: Predictor) -> None:
-    training = None if predictor.origin is None else predictor.origin.recipe.training
-    if training is None:
+    if predictor.origin is None:
         return
+    reason = predictor.origin.defense.own_steps()
+    if reason is not None:
+        raise ValueError(
+            f"attack {name!r} is on a step of all roots at once: defense "
+            f"{predictor.origin.defense.name!r} {reason}"
+        )
+    training = predictor.origin.recipe.training
     for field in ("batch_size", "sampler"):
         value = getattr(training, field)
         if value is not None:
@@ -119,6 +238,11 @@ def _check(name: str, gradient: dict[str, Tensor], predictor: Predictor) -> None
         if not torch.isfinite(value).all():
             raise ValueError(
                 f"attack {name!r}: the gradient of {key!r} must be finite, found NaN or infinity"
+            )
+    for key, parameter in predictor.model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"attack {name!r}: parameter {key!r} must be finite, found NaN or infinity"
             )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from graphsec.attacks.leakage._leak import Leak, LeakageAttack
+from graphsec.models.base import inputs as features
 from graphsec.models.maps import LinearMap, linear_maps
 from graphsec.outcome import Reconstruction
 from graphsec.registry import ATTACKS
@@ -53,25 +55,38 @@ class ClosedForm(LeakageAttack):
     with a bias as in Geiping et al., Inverting Gradients, NeurIPS 2020, proposition 3.1 (from
     memory).
 
+    Of an update after one local step it takes the gradient that was made of it.
+
     Attributes:
         structure: Whether the edges are known.
+        through: Whether features that training saw under a known defense of them (``local-dp``,
+            "dp-gnn" with ``unit``) are made the best guess of what they were; takes the features
+            of others (FEATURES).
     """
 
     structure: bool = False
+    through: bool = False
 
     @property
     def needs(self) -> Access:
-        """Gradients, and the edges if they are known."""
-        return super().needs | (Access.EDGES if self.structure else Access.NONE)
+        """Gradients, and the edges or features if they are known."""
+        edges = Access.EDGES if self.structure else Access.NONE
+        return super().needs | edges | (Access.FEATURES if self.through else Access.NONE)
 
     def run(self, view: View, rng: Rng) -> Reconstruction:
         """What each determined map was given, and features where that is what it was given.
 
         Raises:
-            ValueError: There are several roots, or the model has no linear map of the form needed.
+            ValueError: There are several roots or local steps, or the model has no linear map of
+                the form needed.
         """
         leak = self.leak(view)
         root = leak.roots
+        if leak.local is not None and leak.local.steps > 1:
+            raise ValueError(
+                "attack 'closed-form' divides the gradient of one step: training.local_steps must "
+                f"be 1, got {leak.local.steps}"
+            )
         if len(root) > 1:
             raise ValueError(
                 f"attack 'closed-form' needs a gradient of rank one: roots must be 1, got "
@@ -93,15 +108,24 @@ class ClosedForm(LeakageAttack):
                     inputs[each.weight] = found
                     if each.layer == 0 and (each.hops == 0 or (alone and each.loops)):
                         x = found
+        if x is not None and self.through and leak.defense is not None:
+            shown = torch.ones(view.known.num_nodes, dtype=torch.bool)
+            shown[leak.rules.hidden(view.known, root)] = False
+            x = leak.defense.estimate(x, features(view.known).to_dense()[shown])
         return Reconstruction(nodes=root, x=x, inputs=inputs)
 
 
 def _found(leak: Leak, each: LinearMap) -> Tensor | None:
+    for name in (each.weight, each.bias):
+        if name not in leak.gradient:
+            raise ValueError(
+                f"attack 'closed-form' divides the gradient of {name!r}, which the release lacks"
+            )
     row = multiplied(leak.gradient[each.weight], leak.gradient[each.bias])
     return None if row is None else row.unsqueeze(0)
 
 
 def _isolated(view: View, leak: Leak) -> bool:
     """Whether no edge, in either direction, ends at the root."""
-    u, v = view.known.edge_index
+    u, v = leak.within(view.known.adj).pruned().csr.coo
     return not bool(((u == leak.roots) | (v == leak.roots)).any())

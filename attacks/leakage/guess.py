@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphsec.attacks.leakage._leak import Leak, LeakageAttack, label_counts
+from graphsec.attacks.leakage._leak import Leak, LeakageAttack
+from graphsec.attacks.leakage._prior import neighbour_means
 from graphsec.graph import Graph
 from graphsec.models.base import inputs
 from graphsec.outcome import Reconstruction
@@ -24,7 +25,8 @@ class GradientGuess(LeakageAttack):
     """Guesses features without a look at how the gradient depends on them.
 
     The class of a single root is read off the gradient (``idlg``); of several roots each gets the
-    means of all classes, weighted by how often the gradient says they occur. Whose features are
+    means of all classes, weighted by how often the gradient says they occur; where a secret hides
+    the classes, the mean of all. Whose features are
     private beside the roots' is known only to who sees the edges (EDGES); the guess for them is
     zeros, or the mean of all nodes.
 
@@ -32,37 +34,46 @@ class GradientGuess(LeakageAttack):
     squared error of 5e-5.
 
     Attributes:
-        guess: "zero", or the "class-mean" of nodes whose features and labels are known.
+        guess: "zero", the "class-mean" of nodes whose features and labels are known, or the mean of
+            the "neighbours" whose features are known, which needs no gradient.
     """
 
-    guess: Literal["zero", "class-mean"] = "class-mean"
+    guess: Literal["zero", "class-mean", "neighbours"] = "class-mean"
 
     @property
     def needs(self) -> Access:
         """For means, features and labels of nodes for which they are not private."""
         means = Access.FEATURES | Access.TRUE_LABELS
-        return super().needs | (means if self.guess == "class-mean" else Access.NONE)
+        asked = {"zero": Access.NONE, "class-mean": means}
+        return super().needs | asked.get(self.guess, Access.FEATURES | Access.EDGES)
 
     def run(self, view: View, rng: Rng) -> Reconstruction:
         """Features of all nodes for which they are private."""
         leak = self.leak(view)
-        counts = label_counts(leak)
+        counts = leak.counts()
         nodes, labels = leak.rules.hidden(view.known, leak.roots), leak.labels(counts)
         if self.guess == "zero":
             width = leak.predictor.sizes[1] if leak.predictor.sizes else view.known.num_features
             x = torch.zeros(len(nodes), width)
+        elif self.guess == "neighbours":
+            known = inputs(view.known).to_dense()
+            shown = torch.ones(len(known), dtype=torch.bool)
+            shown[nodes] = False
+            x = neighbour_means(known, view.known.adj, shown)[nodes]
         else:
             x = _means(view.known, leak, nodes, counts)
         return Reconstruction(nodes=nodes, x=x, y=labels, counts=counts)
 
 
-def _means(known: Graph, leak: Leak, nodes: Tensor, counts: Tensor) -> Tensor:
+def _means(known: Graph, leak: Leak, nodes: Tensor, counts: Tensor | None) -> Tensor:
     """(k, d) the mean of the roots' classes for roots, that of all known nodes for others."""
     assert known.y is not None
     shown = torch.ones(known.num_nodes, dtype=torch.bool)
     shown[nodes] = False
     x = inputs(known).to_dense()
     overall = x[shown].mean(0)
+    if counts is None:
+        return overall.expand(len(nodes), -1)
     labelled = shown & (known.y >= 0)
     member = F.one_hot(known.y[labelled], leak.classes).to(x.dtype)
     sizes = member.sum(0).unsqueeze(1)
