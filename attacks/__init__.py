@@ -32,7 +32,7 @@ from graphsec.attacks.base import Attack
 from graphsec.attacks.extraction import laundering, subgraphs, surrogate
 from graphsec.attacks.fairness import fa_gnn, fair_prbcd, g_fairattack
 from graphsec.attacks.inference import hogwild
-from graphsec.attacks.leakage import closed_form, gradient_matching, guess, idlg
+from graphsec.attacks.leakage import closed_form, gifd, gradient_matching, guess, idlg
 from graphsec.attacks.links import linkteller, stealing
 from graphsec.attacks.membership import confidence, lira, rmia, shadow_mlp
 from graphsec.attacks.poisoning import meta_pgd, meta_prbcd, metattack
@@ -56,6 +56,7 @@ __all__ = [
     "from_features",
     "from_outputs",
     "g_fairattack",
+    "gifd",
     "gradient_matching",
     "graphmi",
     "grbcd",

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from graphsec.attacks.leakage._images import check_grid, total_variation
 from graphsec.attacks.leakage._leak import Leak, LeakageAttack
 from graphsec.attacks.leakage._problem import Problem, posed
 from graphsec.models.base import inputs
@@ -27,14 +28,14 @@ class GradientMatching(LeakageAttack):
 
     With the defaults it is DLG: the squared distance of the gradients (relative to the size of
     the one seen) by L-BFGS. Inverting Gradients is ``loss`` "cosine", ``optimizer`` "adam", ``lr``
-    0.1, ``signed`` and ``boxed``. The edges and all features that are not private are known. The
-    label of a single root is recovered first (``idlg``); labels of several are known
-    (``labels``), or looked for beside the features as DLG does. With dropout the step that is
-    looked for is not the one that was made.
+    0.1, ``signed``, ``boxed`` and, on images, ``tv`` 0.2. The edges and all features that are not
+    private are known. The label of a single root is recovered first (``idlg``); labels of several
+    are known (``labels``), or looked for beside the features as DLG does. With dropout the step
+    that is looked for is not the one that was made.
 
     Source: Zhu et al., Deep Leakage from Gradients, NeurIPS 2019, algorithm 1 (300 iterations,
     here with a line search); Geiping et al., Inverting Gradients, NeurIPS 2020, §4 eq. 4 (24,000
-    signed steps of Adam at 0.1, falling to a tenth after 3/8, 5/8 and 7/8; no total variation).
+    signed steps of Adam at 0.1, falling to a tenth after 3/8, 5/8 and 7/8).
 
     Attributes:
         loss: "l2" distance, 1 − "cosine" of all gradients as one vector, or the share of a
@@ -59,6 +60,8 @@ class GradientMatching(LeakageAttack):
             gradients go through what it is expected to do to them (root by root where it does),
             its secret keys are looked for beside the features, and features that it changed are
             guessed from what was found. Noise that is right in expectation needs nothing of it.
+        tv: Weight of the total variation of features that are pixels of a ``grid``.
+        grid: Rows and columns of the pixels, row by row.
     """
 
     loss: Literal["l2", "cosine", "sign"] = "l2"
@@ -74,6 +77,12 @@ class GradientMatching(LeakageAttack):
     prior: Annotated[float, Field(ge=0), Range(1e-4, 1.0, log=True)] = 0.0
     rounds: Annotated[int, Field(ge=1), Range(1, 20, log=True)] = 1
     through: bool = False
+    tv: Annotated[float, Field(ge=0), Range(1e-4, 1.0, log=True)] = 0.0
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_grid(self.name, self.tv, self.grid)
 
     @property
     def needs(self) -> Access:
@@ -158,7 +167,7 @@ class GradientMatching(LeakageAttack):
             mine = problem.gradients(z, soft, secret)
             if self.skip_zeros:
                 mine = [a * (b != 0) for a, b in zip(mine, problem.seen, strict=True)]
-            loss = distance(mine, problem.seen, self.loss)
+            loss = distance(mine, problem.seen, self.loss) + self._variation(z)
             if problem.prior is None:
                 return loss
             return loss + self.prior * problem.prior.distance(z)
@@ -171,6 +180,10 @@ class GradientMatching(LeakageAttack):
             with torch.no_grad():
                 z.clamp_(*bounds)
         return objective().item(), z.detach(), None if soft is None else soft.detach()
+
+    def _variation(self, z: Tensor) -> Tensor | float:
+        """What the total variation of images adds to the loss."""
+        return self.tv * total_variation(z, self.grid) if self.tv and self.grid else 0.0
 
 
 Objective = Callable[[], Tensor]

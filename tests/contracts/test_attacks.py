@@ -118,7 +118,9 @@ FAIR = {"graphs": unfair_graphs, "harm": "attacked_delta_sp"}
 
 OTHERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("confidence", "lira", "rmia", "shadow-mlp"), MEMBERS),
-    **dict.fromkeys(("closed-form", "gradient-guess", "gradient-matching", "idlg"), LEAKING),
+    **dict.fromkeys(
+        ("closed-form", "gifd", "gradient-guess", "gradient-matching", "idlg"), LEAKING
+    ),
     **dict.fromkeys(("property-loss-test", "property-shadow", "property-threshold"), LARGE),
     **dict.fromkeys(("fa-gnn", "fair-prbcd", "g-fairattack"), FAIR),
     "brute-force": {
@@ -136,6 +138,7 @@ SPECS: dict[str, dict[str, Any]] = {  # enough for tiny graphs
     "degree": {"name": "degree", "steps": 10},
     "property-shadow": {"name": "property-shadow", "shadows": 8},
     "property-threshold": {"name": "property-threshold", "shadows": 8},
+    "gifd": {"name": "gifd", "epochs": 20, "steps": 60, "width": 32, "latent": 8},
     "gradient-matching": {"name": "gradient-matching", "steps": 40},
     "grbcd": {"name": "grbcd", "steps": 8},
     "brute-force": {"name": "brute-force", "stop": True},
