@@ -51,6 +51,7 @@ class Dataset(Component):
         public: Whether a split was published with the data.
         stored: How many splits are stored in the file.
         generated: Whether the seed draws the graph itself.
+        grid: Rows and columns, where features are the pixels of an image, in 0…1 and row by row.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -60,6 +61,7 @@ class Dataset(Component):
     public: ClassVar[bool] = False
     stored: ClassVar[int] = 0
     generated: ClassVar[bool] = False
+    grid: ClassVar[tuple[int, int] | None] = None
 
     split: str | dict[str, Any] | None = None
 

@@ -51,9 +51,13 @@ class Table(Dataset):
     def read(self, rng: Rng) -> Graph:
         """Build the graph."""
         table, fields = self.table()
-        x = standardized(table)
-        edges = nearest(x, self.k)
-        return Graph.from_edges(edges, len(x), x=x.astype(np.float32), name=self.name, **fields)
+        edges = nearest(standardized(table), self.k)
+        x = self.features(table).astype(np.float32)
+        return Graph.from_edges(edges, len(x), x=x, name=self.name, **fields)
+
+    def features(self, table: np.ndarray) -> np.ndarray:
+        """(n, d) features, from the table."""
+        return standardized(table)
 
     def table(self) -> tuple[np.ndarray, dict[str, Any]]:
         """(n, d) float64 table, and the other fields of the graph."""
@@ -75,6 +79,21 @@ class Digits(Table):
 
         x, y = load_digits(return_X_y=True)
         return x, {"y": y}
+
+
+@DATASETS.register("digits-pixels")
+@dataclass(frozen=True, kw_only=True)
+class DigitsPixels(Digits):
+    """The graph of ``digits-knn`` whose features are the pixels themselves, in 0…1.
+
+    A reconstruction of them is a picture, which the report shows.
+    """
+
+    grid: ClassVar[tuple[int, int] | None] = (8, 8)
+
+    def features(self, table: np.ndarray) -> np.ndarray:
+        """Pixels, which are whole numbers up to 16, as shares of that."""
+        return table / 16
 
 
 @DATASETS.register("breast-cancer-knn")

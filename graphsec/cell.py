@@ -23,6 +23,7 @@ from graphsec.game import Game
 from graphsec.graph import Graph
 from graphsec.outcome import Perturbation, StolenModel
 from graphsec.ownership import Verifier
+from graphsec.pictures import pictures
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import ATTACKS, DATASETS, GAMES, SpecError
 from graphsec.rng import Rng
@@ -206,6 +207,8 @@ class Record:
         versions: What computed it.
         reason: Why it was skipped, or the traceback.
         graph: Name and sizes of the graph.
+        pictures: What was recovered beside what is true (``graphsec.pictures``); it holds the
+            truth, and is written after scoring.
     """
 
     key: str
@@ -220,6 +223,7 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     reason: str = ""
     graph: dict[str, Any] = field(default_factory=dict)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""
@@ -366,6 +370,7 @@ def _run(cell: Cell, cache: Cache) -> Record:
         "done",
         metrics={name: metric.spec() for name, metric in metrics.items()},
         curves={name: curve.spec() for name, curve in drawn.items()},
+        pictures=pictures(out, known, secret, p.dataset.grid),
         privacy=None if privacy is None else dataclasses.asdict(privacy),
         cost={
             "train_seconds": trained.seconds + retrained,

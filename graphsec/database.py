@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-SCHEMA = 1
+SCHEMA = 2  # 2: records may hold pictures, which versions before it can't read
 TABLES = sa.MetaData()
 ABOUT = sa.Table(
     "graphsec",

@@ -28,7 +28,10 @@ AXES = ("dataset", "model", "training", "defense", "attack", "game")
 # The number that a model is judged by on clean data, whatever its task.
 CLEAN_METRICS = ("accuracy", "r_squared", "recall_at_20")
 # The number that an attack is judged by, most specific first.
-MAIN_METRICS = ("attacked_accuracy", "auc", "property_right", "fidelity", *CLEAN_METRICS)
+MAIN_METRICS = (
+    "attacked_accuracy", "auc", "property_right", "fidelity", "psnr", "reconstruction_error",
+    "input_error", *CLEAN_METRICS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

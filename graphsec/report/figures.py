@@ -178,6 +178,40 @@ def roc(lines: Sequence[Line], *, log: bool, title: str, name: str) -> str:
     return _svg(figure, title, f"{title}. The areas under the curves are in the table.", name)
 
 
+def edges(
+    nodes: int, true: set[tuple[int, int]], found: set[tuple[int, int]], *, title: str, name: str
+) -> str:
+    """Nodes on a circle, with the edges that were found, missed and made up.
+
+    Args:
+        nodes: Number of nodes.
+        true: Edges that are there, as pairs of numbers below ``nodes``.
+        found: Edges that were claimed.
+        title: Accessible name of the figure.
+        name: Prefix of the ids inside, unique on the page.
+    """
+    figure, axes = _canvas(3)
+    angles = 2 * np.pi * np.arange(nodes) / nodes
+    x, y = np.sin(angles), np.cos(angles)
+    kinds = {
+        "recovered": (true & found, _INK, "-", 1.8),
+        "missed": (true - found, _SERIES[1], "--", 1.4),
+        "made up": (found - true, _SERIES[0], ":", 1.4),
+    }  # fmt: skip
+    for label, (pairs, colour, dashes, width) in kinds.items():
+        ends = np.array(sorted(pairs), dtype=int).reshape(-1, 2).T
+        # One line with gaps for all edges of a kind, so that the legend names each kind once.
+        gap = np.full(ends.shape[1], np.nan)
+        across, up = (np.stack([v[ends[0]], v[ends[1]], gap], 1).ravel() for v in (x, y))
+        label = f"{label} ({len(pairs)})"
+        axes.plot(across, up, color=colour, linestyle=dashes, lw=width, label=label)
+    axes.plot(x, y, color=_INK, linestyle="none", marker="o", markersize=6, zorder=5)
+    axes.set_axis_off()
+    axes.set_aspect("equal")
+    spoken = ", ".join(f"{len(pairs)} {label}" for label, (pairs, *_) in kinds.items())
+    return _svg(figure, title, f"{title}. Of the edges: {spoken}.", name)
+
+
 def average_roc(
     curves: Sequence[dict[str, Any]], replicates: Sequence[tuple[int, int]]
 ) -> tuple[tuple[float, ...], tuple[Interval, ...]]:
@@ -285,6 +319,7 @@ __all__ = [
     "Line",
     "Point",
     "average_roc",
+    "edges",
     "front",
     "robustness",
     "roc",

@@ -24,6 +24,7 @@ from graphsec.report.data import (
     summary,
 )
 from graphsec.report.findings import findings
+from graphsec.report.strips import drawings, strips
 
 if TYPE_CHECKING:
     from graphsec.cell import Record
@@ -92,6 +93,8 @@ def _section(made: Book, dataset: str, model: str, rows: list[Row], name: str) -
             *tradeoff(dataset, model, rows, name),
             *rocs(made, rows, name),
         ],
+        "strips": strips(rows),
+        "drawings": drawings(dataset, model, rows, name),
         "costs": _costs(rows),
         "threats": {s.tag: s.threat for s in sorted(
             (row.scenario for row in rows), key=lambda s: int(s.tag[1:])
