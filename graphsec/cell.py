@@ -276,12 +276,12 @@ class Trained:
 
 
 class Cache:
-    """The last few trained rows of a process, and the models that attacks trained on them."""
+    """The last few trained rows of a process, and what attacks trained or made on them."""
 
     def __init__(self, size: int = 4) -> None:
         self.size = size
         self._rows: OrderedDict[str, Trained] = OrderedDict()
-        self.models: dict[Any, Predictor] = {}
+        self.models: dict[Any, Any] = {}
 
     def row(self, cell: Cell) -> Trained:
         """The trained row of a cell, trained now if it isn't there."""

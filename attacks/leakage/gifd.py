@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -65,7 +66,7 @@ class GIFD(LeakageAttack):
     lr: Annotated[float, Field(gt=0), Range(1e-3, 1.0, log=True)] = 0.1
     steps: Annotated[int, Field(ge=3), Range(100, 24_000, log=True)] = 1000
     norm: Annotated[float, Field(ge=0), Range(1e-7, 1e-2, log=True)] = 1e-4
-    radius: Annotated[float, Field(ge=0), Range(0.01, 1.0, log=True)] = 0.2
+    radius: Annotated[float, Field(ge=0), Range(0.05, 4.0, log=True)] = 1.0
     tv: Annotated[float, Field(ge=0), Range(1e-6, 1.0, log=True)] = 0.0
     grid: tuple[int, int] | None = None
     skip_zeros: bool = False
@@ -102,8 +103,7 @@ class GIFD(LeakageAttack):
             )
         nodes = leak.rules.hidden(view.known, leak.roots)
         problem, rows = posed(view, leak, nodes, y)
-        train = vae if self.prior == "vae" else vgae
-        prior = train(view.known, nodes, self.latent, self.width, self.epochs, rng["prior"])
+        prior = self._prior(view, nodes, rng["prior"])
         runs = [self._run(problem, prior, rows, rng["run"][i]) for i in range(self.restarts)]
         loss, layer, found, losses = min(runs, key=lambda each: each[0])
         x = torch.zeros(len(nodes), found.shape[1])
@@ -111,46 +111,48 @@ class GIFD(LeakageAttack):
         info = {"loss": loss, "layer": layer, "losses": losses}
         return Reconstruction(nodes=nodes, x=x, y=y, counts=counts, info=info)
 
+    def _prior(self, view: View, nodes: Tensor, rng: Rng) -> Generator:
+        train = vae if self.prior == "vae" else vgae
+        sizes = self.latent, self.width, self.epochs
+        key = ("gifd", self.prior, sizes, tuple(nodes.tolist()), rng)
+        return view.once(key, lambda: train(view.known, nodes, *sizes, rng))
+
     def _run(
         self, problem: Problem, prior: Generator, rows: Tensor, rng: Rng
     ) -> tuple[float, int, Tensor, list[float]]:
         """(loss, its layer, features, losses of all layers) that one run finds."""
         mean, std = prior.mean[rows], prior.std[rows]
         h = mean + std * torch.randn(mean.shape, generator=rng.torch(), dtype=torch.float64)
-        layers = len(prior.stages)
+
+        def objective(h: Tensor, layer: int) -> Tensor:
+            unlikely = 0.0 if layer else ((h - mean) / std).square().sum()
+            return self._mismatch(problem, prior.features(h, layer)) + self.norm * unlikely
+
         found = []
-
-        def mismatch(h: Tensor, layer: int) -> Tensor:
-            x = prior.features(h, layer)
-            mine = problem.gradients(x, None)
-            if self.skip_zeros:
-                mine = [a * (b != 0) for a, b in zip(mine, problem.seen, strict=True)]
-            loss = distance(mine, problem.seen, self.loss)
-            if self.tv and self.grid:
-                loss = loss + self.tv * total_variation(x, self.grid)
-            return loss
-
-        for layer in range(layers):
-            start = h
-            radii = self.radius * start.abs().sum(1)
-
-            def objective(h: Tensor, layer: int = layer) -> Tensor:
-                loss = mismatch(h, layer)
-                if layer == 0 and self.norm:
-                    loss = loss + self.norm * ((h - mean) / std).square().sum()
-                return loss
-
-            def project(h: Tensor, start: Tensor = start, radii: Tensor = radii) -> Tensor:
-                return start + onto_l1_ball(h - start, radii)
-
+        layers = len(prior.stages)
+        for layer, stage in enumerate(prior.stages):
             steps = self.steps // layers + (layer < self.steps % layers)
-            h = descend(objective, start, steps, self.lr, project if layer else None)
-            with torch.no_grad():
-                x = prior.features(h, layer)
-            found.append((mismatch(h, layer).item(), layer, x))
-            h = prior.stages[layer](h)
+            ball = partial(into_ball, centre=h, radius=self.radius * h.abs().sum(1))
+            goal = partial(objective, layer=layer)
+            h = descend(goal, h, steps, self.lr, ball if layer else None)
+            x = prior.features(h, layer)
+            found.append((self._mismatch(problem, x).item(), layer, x))
+            h = stage(h)
         best = min(found, key=lambda each: each[0])
         return *best, [loss for loss, _, _ in found]
+
+    def _mismatch(self, problem: Problem, x: Tensor) -> Tensor:
+        """How far the gradients under features x (k, d) are from those seen, with ``tv``."""
+        mine = problem.gradients(x, None)
+        if self.skip_zeros:
+            mine = [a * (b != 0) for a, b in zip(mine, problem.seen, strict=True)]
+        loss = distance(mine, problem.seen, self.loss)
+        return loss + self.tv * total_variation(x, self.grid) if self.tv and self.grid else loss
+
+
+def into_ball(h: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """The nearest points to h (k, w) that are no farther (L1) than the radii (k,) from a centre."""
+    return centre + onto_l1_ball(h - centre, radius)
 
 
 def descend(

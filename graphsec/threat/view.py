@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from graphsec.game import Game
     from graphsec.threat.model import Threat
 
+T = TypeVar("T")
+
 
 class View:
     """What one attacker sees of one victim; every look is checked and counted.
@@ -38,7 +41,7 @@ class View:
         rng: Rng,
         question: Tensor | None,
         origin: Origin | None,
-        trained: dict[Any, Predictor] | None = None,
+        trained: dict[Any, Any] | None = None,
         examples: tuple[Tensor, Tensor] | None = None,
         public: Graph | None = None,
         rules: Game | None = None,
@@ -51,7 +54,7 @@ class View:
         self._public = graph if public is None else public
         self._examples, self._rules = examples, rules
         self._origin = origin or (victim.origin if victim is not None else None)
-        self._trained: dict[Any, Predictor] = {} if trained is None else trained
+        self._trained: dict[Any, Any] = {} if trained is None else trained
 
     def _require(self, access: Access, what: str) -> None:
         missing = access & ~self.threat.granted
@@ -316,6 +319,22 @@ class View:
         self._require(Access.RECIPE, "view.train")
         return self._train(graph, rng, None if self.threat.adaptive else "none")
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What an attacker made of the known graph before, or makes now.
+
+        It is kept with the models trained, for the attacks that know the same: of other cells of
+        the row, or behind other defenses.
+
+        Args:
+            key: All that it depends on beside the known graph: fields and stream.
+            make: Makes it, from nothing but those.
+        """
+        whole = (self.known.fingerprint, key)
+        if whole not in self._trained:
+            self._trained[whole] = make()
+        made: T = self._trained[whole]
+        return made
+
     def _train(self, graph: Graph, rng: Rng, defense: str | None) -> Predictor:
         if self._origin is None:
             raise AccessDenied("view.train: a wrapped model has no recipe to train by")
@@ -324,4 +343,5 @@ class View:
         if key not in self._trained:
             self.trainings += 1
             self._trained[key] = made.fit(graph, self._origin.recipe, rng)
-        return self._trained[key]
+        fitted: Predictor = self._trained[key]
+        return fitted

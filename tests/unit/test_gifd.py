@@ -22,7 +22,7 @@ from graphsec import report
 from graphsec.attacks.leakage import _prior
 from graphsec.attacks.leakage._images import total_variation
 from graphsec.attacks.leakage._prior import public_rows, vae, vgae
-from graphsec.cell import Record
+from graphsec.cell import Cache, Record, run_cell
 from graphsec.game import Secret
 from graphsec.graph import Graph
 from graphsec.ops.prox import onto_l1_ball
@@ -140,6 +140,29 @@ def test_what_an_attack_trains_on_is_disjoint_from_its_targets(
     assert len(outcome.nodes) > 1
     assert not torch.isin(seen[0], outcome.nodes).any()
     assert len(seen[0]) + len(outcome.nodes) == known.num_nodes
+
+
+def test_a_prior_is_trained_once_for_all_defenses(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def watched(known: Graph, hidden: Tensor) -> Tensor:
+        trained.append(hidden)
+        return public_rows(known, hidden)
+
+    monkeypatch.setattr(_prior, "public_rows", watched)
+    cache = Cache(4)
+    cells = [
+        graphsec.Cell(
+            dataset={"name": "dc-sbm", "num_nodes": 60}, model=GCN, defense=defense,
+            attack={**QUICK, "steps": steps}, game={"name": "gradients"}, training=ONE, seed=seed,
+        )
+        for seed in (0, 1) for defense in ("none", "sign-gradients") for steps in (6, 9)
+    ]  # fmt: skip
+    shared = [run_cell(cell, cache=cache) for cell in cells]
+    assert len(trained) == 2
+    alone = run_cell(cells[3])
+    assert alone.status == "done", alone.reason
+    assert alone.result() == shared[3].result()
 
 
 @PRIORS

@@ -346,6 +346,13 @@ def test_guesses(graph: Graph) -> None:
     others = y == secret.answer
     others[secret.question] = False
     torch.testing.assert_close(mean.x[0], x[others].mean(0))
+    near = found({"name": "gradient-guess", "guess": "neighbours"}, victim, known, secret)
+    root = int(secret.question)
+    around = slice(int(known.indptr[root]), int(known.indptr[root + 1]))
+    weight = torch.ones(known.num_nodes) if known.edge_weight is None else known.edge_weight[around]
+    rows = x[known.indices[around]]
+    weight = weight[: len(rows)].unsqueeze(1)
+    torch.testing.assert_close(near.x[0], (rows * weight).sum(0) / weight.sum())
 
 
 # -- defenses of the release --------------------------------------------------------------------
