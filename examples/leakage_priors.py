@@ -32,6 +32,7 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "zeros": [{"name": "gradient-guess", "guess": "zero"}],
     "class mean": [{"name": "gradient-guess"}],
     "neighbours' mean": [{"name": "gradient-guess", "guess": "neighbours"}],
+    "DLG": [{"name": "gradient-matching"}],
     "Inverting Gradients": [{**INVERTING, "tv": tv} for tv in (0.0, 1e-4, 1e-3)],
     "GIFD, VAE": [{"name": "gifd", "radius": radius} for radius in (0.2, 1.0)],
     "GIFD, VGAE": [{"name": "gifd", "prior": "vgae", "radius": radius} for radius in (0.2, 1.0)],
@@ -111,7 +112,7 @@ def table(runs: Runs) -> None:
         for name in METHODS:
             option = chosen(runs, name, defense)
             values[name] = [runs.psnr(option, defense, seed, STEPS) for seed in SEEDS]
-            field = {"gradient-matching": "tv", "gifd": "radius"}.get(option["name"])
+            field = next((field for field in ("tv", "radius") if field in option), "")
             notes[name] = f" ({option[field]:g})" if field else ""
         cells = [f"{statistics.fmean(found):.1f}{notes[name]}" for name, found in values.items()]
         for name in ("GIFD, VAE", "GIFD, VGAE"):
