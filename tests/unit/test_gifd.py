@@ -19,9 +19,9 @@ from torch import Tensor
 
 import graphsec
 from graphsec import report
-from graphsec.attacks.leakage import _prior
+from graphsec.attacks.leakage import _generator
 from graphsec.attacks.leakage._images import total_variation
-from graphsec.attacks.leakage._prior import public_rows, vae, vgae
+from graphsec.attacks.leakage._generator import public_rows, vae, vgae
 from graphsec.cell import Cache, Record, run_cell
 from graphsec.game import Secret
 from graphsec.graph import Graph
@@ -133,7 +133,7 @@ def test_what_an_attack_trains_on_is_disjoint_from_its_targets(
         seen.append(public_rows(known, hidden))
         return seen[-1]
 
-    monkeypatch.setattr(_prior, "public_rows", watched)
+    monkeypatch.setattr(_generator, "public_rows", watched)
     known, secret = played(tiny_graphs()["blocks"], private=1)
     spec = {**QUICK, "prior": train.__name__}
     outcome, _ = found(spec, known, secret)
@@ -149,7 +149,7 @@ def test_a_prior_is_trained_once_for_all_defenses(monkeypatch: pytest.MonkeyPatc
         trained.append(hidden)
         return public_rows(known, hidden)
 
-    monkeypatch.setattr(_prior, "public_rows", watched)
+    monkeypatch.setattr(_generator, "public_rows", watched)
     cache = Cache(4)
     cells = [
         graphsec.Cell(
