@@ -19,7 +19,7 @@ class NoAttack(Attack):
     Source: none needed; it scores the defense's price on clean data.
     """
 
-    tasks = ("classification", "regression", "ranking")
+    tasks = ("classification", "regression", "ranking", "rating")
 
     def run(self, view: View, rng: Rng) -> Perturbation:
         """An empty perturbation."""

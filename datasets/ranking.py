@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -38,9 +38,11 @@ class Ranking(Dataset):
     Attributes:
         test: Share of each user's interactions that is tested.
         val: Share of each user's interactions that is validated on.
+        asks: Task of its graphs.
     """
 
     default_split: ClassVar[str] = "none"
+    asks: ClassVar[Literal["ranking", "rating"]] = "ranking"
 
     test: Share = 0.1
     val: Share = 0.1
@@ -55,8 +57,8 @@ class Ranking(Dataset):
 
     @property
     def task(self) -> str:
-        """Ranking."""
-        return "ranking"
+        """Ranking, or rating."""
+        return self.asks
 
     @property
     def seeded(self) -> bool:
@@ -67,7 +69,7 @@ class Ranking(Dataset):
         """Read the interactions and hold some out."""
         pairs, rating, users, items = self.interactions()
         part = held_out(pairs[0], self.val, self.test, rng["holdout"])
-        return ranking_graph(pairs, part, users, items, self.name, rating)
+        return ranking_graph(pairs, part, users, items, self.name, rating, self.asks)
 
     def interactions(self) -> tuple[np.ndarray, np.ndarray | None, int, int]:
         """((2, m) distinct pairs of user and item, each from 0, ratings, users, items)."""
@@ -86,7 +88,7 @@ def held_out(user: np.ndarray, val: float, test: float, rng: Rng) -> np.ndarray:
 
 def ranking_graph(
     pairs: np.ndarray, part: np.ndarray, users: int, items: int, name: str,
-    rating: np.ndarray | None = None,
+    rating: np.ndarray | None = None, task: Literal["ranking", "rating"] = "ranking",
 ) -> Graph:  # fmt: skip
     """The graph of the interactions of part 0; parts 1 and 2 are its holdout.
 
@@ -97,13 +99,15 @@ def ranking_graph(
         items: Number of items.
         name: Name of the graph.
         rating: (m,) what the user thought of the item; the training part becomes ``edge_y``.
+        task: Whether items are ranked, or ratings predicted: those held out go with their pairs.
     """
     n = users + items
     nodes = pairs + np.array([[0], [users]])
     train, val, test = (nodes[:, part == which] for which in range(3))
+    held = [] if rating is None or task == "ranking" else [rating[part == w] for w in (1, 2)]
     graph = Graph.from_edges(
-        train, n, node_type=np.repeat([0, 1], [users, items]), task="ranking", name=name,
-        holdout=Holdout.of(val, test),
+        train, n, node_type=np.repeat([0, 1], [users, items]), task=task, name=name,
+        holdout=Holdout.of(val, test, *held),
     )  # fmt: skip
     if rating is None:
         return graph
@@ -165,6 +169,25 @@ class MovieLens(Ranking):
         table = numbers(read(self.files)[name], name, 4)
         pairs = table[:, :2].T.astype(np.int64) - 1
         return pairs, table[:, 2], 943, 1682
+
+
+@DATASETS.register("rating/ml-100k")
+@dataclass(frozen=True, kw_only=True)
+class MovieLensRatings(MovieLens):
+    """MovieLens 100K with its ratings from 1 to 5 to be predicted (Harper & Konstan 2015).
+
+    Three fifths of each user's ratings are for training, one for validation, one for testing, as
+    in VerFedGNN (Mai & Pang, ICML 2023).
+    """
+
+    about: ClassVar[About] = About(
+        2625, 59988, 0, 0, "", "GroupLens: research only, no redistribution",
+        "https://grouplens.org/datasets/movielens/100k/",
+    )  # fmt: skip
+    asks: ClassVar[Literal["ranking", "rating"]] = "rating"
+
+    test: Share = 0.2
+    val: Share = 0.2
 
 
 @DATASETS.register("ranking/lastfm")

@@ -8,6 +8,7 @@ if __name__ != "graphsec.defenses":
 from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
+from graphsec.defenses.federated import fedgnn, local_only, verfedgnn
 from graphsec.defenses.ownership import fingerprint, watermark
 from graphsec.defenses.private import (
     dp_gnn,
@@ -49,6 +50,7 @@ __all__ = [
     "dp_gnn",
     "dp_subgraphs",
     "dpar",
+    "fedgnn",
     "fingerprint",
     "gap",
     "gdc",
@@ -56,6 +58,7 @@ __all__ = [
     "jaccard",
     "key_protected",
     "local_dp",
+    "local_only",
     "mc_gpb",
     "median",
     "noisy_gradients",
@@ -72,6 +75,7 @@ __all__ = [
     "soft_medoid",
     "svd",
     "ternary_gradients",
+    "verfedgnn",
     "votes",
     "watermark",
 ]

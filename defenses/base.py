@@ -145,7 +145,7 @@ class Defense(Component):
     def predictor(self, recipe: Recipe, sizes: Sizes) -> Predictor:
         """An untrained predictor with this defense around it."""
         made = self.around(self.harden(self.build(recipe, sizes)), recipe)
-        made.sizes = (sizes.nodes, sizes.features, sizes.outputs)
+        made.sizes = (sizes.nodes, sizes.features, sizes.outputs, sizes.users)
         return made
 
     def around(self, model: GNN, recipe: Recipe) -> Predictor:
@@ -319,6 +319,11 @@ class Compose(Defense):
             gradients = part.release(gradients)
         return gradients
 
+    def build(self, recipe: Recipe, sizes: Sizes) -> GNN:
+        """What the part builds that has a way of its own to train, else the recipe's model."""
+        way = self._trainers[0].build if self._trainers else super().build
+        return way(recipe, sizes)
+
     def train(
         self, model: GNN, graph: Graph, recipe: Recipe, rng: Rng, x: Tensor | Features, adj: Adj,
         on_epoch: OnEpoch | None = None, whole: Defense | None = None,
@@ -330,7 +335,7 @@ class Compose(Defense):
     @property
     def tasks(self) -> tuple[str, ...]:  # type: ignore[override]
         """What every part can defend."""
-        known = (*Defense.tasks, "ranking")
+        known = (*Defense.tasks, "ranking", "rating")
         return tuple(task for task in known if all(task in part.tasks for part in self.parts))
 
     @property

@@ -33,6 +33,8 @@ from graphsec.train import Recipe
 
 Spec = str | Mapping[str, Any]
 
+MOST_NOTES = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
@@ -206,6 +208,7 @@ class Record:
         cost: Seconds of training and attack, peak memory (MB), queries, trainings.
         versions: What computed it.
         reason: Why it was skipped, or the traceback.
+        notes: What went wrong without ending the training, the first of it.
         graph: Name and sizes of the graph.
         pictures: What was recovered beside what is true (``graphsec.pictures``); it holds the
             truth, and is written after scoring.
@@ -224,6 +227,7 @@ class Record:
     reason: str = ""
     graph: dict[str, Any] = field(default_factory=dict)
     pictures: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""
@@ -380,7 +384,9 @@ def _run(cell: Cell, cache: Cache) -> Record:
             "peak_memory_mb": peak_memory(),
             "queries": view.queries,
             "trainings": view.trainings,
+            **after.trace.cost,
         },
+        notes=after.trace.incidents[:MOST_NOTES],
         graph={
             "name": graph.name, "nodes": graph.num_nodes, "edges": graph.num_edges,
             "features": graph.num_features, "classes": graph.num_classes,

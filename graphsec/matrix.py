@@ -206,7 +206,7 @@ class Matrix:
         if self.splits is None or part.made is None or named:
             return part
         fields = {f.name for f in dataclasses.fields(part.made)}
-        if "split" not in fields or getattr(part.made, "task", "") == "ranking":
+        if "split" not in fields or getattr(part.made, "task", "") in ("ranking", "rating"):
             return part
         return _part(DATASETS.build, {**part.spec, "split": self.splits})
 
@@ -348,7 +348,8 @@ def spends_edges(attack: Any) -> bool:
 
 def _line_model(dataset: Part) -> str:
     """The model of the reference line: what needs no graph, or knows nobody's taste."""
-    return "popularity" if getattr(dataset.made, "task", "") == "ranking" else "mlp"
+    lines = {"ranking": "popularity", "rating": "rating-bias"}
+    return lines.get(getattr(dataset.made, "task", ""), "mlp")
 
 
 def seeded(dataset: Any) -> bool:

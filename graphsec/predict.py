@@ -180,6 +180,17 @@ class Predictor:
         if "classification" not in self.model.capabilities.tasks:
             raise TypeError(f"{type(self.model).__name__} predicts no classes: it ranks items")
 
+    def rate(self, graph: Graph, pairs: Tensor) -> Tensor:
+        """(k,) what users would think of items (2, k), for rating models.
+
+        Raises:
+            TypeError: This model does not rate.
+        """
+        if "rating" not in self.model.capabilities.tasks:
+            raise TypeError(f"{type(self.model).__name__} does not rate items")
+        with torch.no_grad():
+            return self.model.decode(self.logits(graph), pairs)
+
     def rank(self, graph: Graph, users: Tensor, k: int, exclude: Tensor | None = None) -> Tensor:
         """Top-k items of each user, for ranking models.
 

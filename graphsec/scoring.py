@@ -28,6 +28,7 @@ from graphsec.metrics import (
     recommendation_metrics,
     reconstruction_metrics,
     relative_error,
+    rmse,
     roc_curve,
 )
 from graphsec.models.base import inputs
@@ -279,6 +280,8 @@ def _utility(
 ) -> dict[str, Metric]:
     if graph.task == "ranking":
         return _ranked(graph, predictor, nodes)
+    if graph.task == "rating":
+        return _rated(graph, predictor, nodes)
     if nodes is None:
         nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)
     if graph.y is None or len(nodes) == 0:
@@ -328,7 +331,10 @@ def _attacked_fairness(
 
 
 def _validation(graph: Graph, predictor: Predictor) -> dict[str, Metric]:
-    """On the validation nodes: what hyperparameters may be chosen by."""
+    """Accuracy, or RMSE, on the validation part: what hyperparameters may be chosen by."""
+    if graph.task == "rating":
+        found = _rated(graph, predictor, part="val").get("rmse")
+        return {} if found is None else {"val_rmse": replace(found, label="RMSE, validation")}
     if graph.task != "classification" or graph.split is None or graph.y is None:
         return {}
     nodes = graph.split.val
@@ -342,6 +348,21 @@ def _validation(graph: Graph, predictor: Predictor) -> dict[str, Metric]:
             for name, metric in _fairness(graph, predictor, nodes).items()
         },
     }
+
+
+def _rated(
+    graph: Graph, predictor: Predictor, nodes: torch.Tensor | None = None, part: str = "test"
+) -> dict[str, Metric]:
+    """RMSE of the held-out ratings; predictions are not cut to the scale of the ratings."""
+    if graph.holdout is None:
+        return {}
+    pairs, y = dict(graph.holdout.items())[part], getattr(graph.holdout, f"{part}_y")
+    if nodes is not None:
+        mine = torch.isin(pairs[0], nodes)
+        pairs, y = pairs[:, mine], y[mine]
+    if not len(y):
+        return {}
+    return {"rmse": Metric(rmse(predictor.rate(graph, pairs), y), False, 0, float("inf"), "RMSE")}
 
 
 def _ranked(

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from pydantic import Field, PlainValidator
 from torch import Tensor
 
-from graphsec.federated import LocalRounds, sum_of_clients
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, ModelSpec, inputs
 from graphsec.ops import Adj, Features
 from graphsec.ranking import BPR, Draw
+from graphsec.rating import SquaredError
 from graphsec.registry import MODELS, SAMPLERS, Component, Range, SpecError
 from graphsec.rng import Rng
+from graphsec.rounds import LocalRounds, sum_of_clients
 from graphsec.sampling import Scopes, Shadow, batches, read, take
 
 log = logging.getLogger(__name__)
@@ -43,16 +44,16 @@ class Training(Component):
         optimizer: Rule of the steps.
         lr: Learning rate.
         schedule: Whether the rate stays, or falls to 0 over ``epochs`` along half a "cosine".
-        weight_decay: L2 penalty, added to the gradient as in the reference codes; in ranking, a
-            penalty in the loss on the initial embeddings of the batch.
+        weight_decay: L2 penalty, added to the gradient as in the reference codes; in ranking and
+            rating, a penalty in the loss on the initial embeddings of the batch.
         decay: Whether the penalty is on all layers or on the first, as in GCN's recipe.
         patience: Epochs without improvement before stopping; None never stops early.
         select: Which parameters are kept: of the last epoch, of the lowest validation loss, of
             the highest validation accuracy, or "joint" (GAT's rule: both at least as good as
             ever; patience runs while neither is); in ranking "last" or "ndcg", the highest
-            NDCG@20 on the validation pairs.
+            NDCG@20 on the validation pairs; in rating "last" or "loss", the lowest RMSE on them.
         validate_every: Epochs from one look at the validation part to the next.
-        batch_size: Roots (in ranking, triples) a step; None trains on the whole graph.
+        batch_size: Roots (or triples, or ratings) a step; None trains on the whole graph.
         fanouts: Neighbours sampled a layer in batches; None keeps all.
         triples: How ranking draws an epoch: as many draws of a user, uniform over "users", and
             one of the user's items, as there are interactions (what LightGCN's code does, and
@@ -75,7 +76,7 @@ class Training(Component):
     kind: ClassVar[str] = "training"
 
     epochs: Annotated[int, Field(ge=1), Range(50, 1000, log=True)] = 200
-    optimizer: Literal["adam", "adamax", "rmsprop", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamax", "rmsprop", "sgd", "adagrad"] = "adam"
     lr: Annotated[float, Field(gt=0, le=100), Range(1e-3, 1e-1, log=True)] = 0.01
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: Annotated[float, Field(ge=0), Range(1e-5, 1e-2, log=True)] = 5e-4
@@ -140,6 +141,10 @@ class Release:
         tensors: What was sent, by name.
         sender: Who sent it ("trainer", "party:1", …).
         receiver: Who received it ("server", "party:2", …).
+        topic: What a message is about ("sums", "gradient", …).
+        layer: Layer that it is about, −1 for none.
+        fields: (name, type on the wire, shape) of each tensor, also where tensors are not kept.
+        size: Bytes on the wire, header included; None counts the tensors.
     """
 
     round: int
@@ -147,10 +152,16 @@ class Release:
     tensors: dict[str, Tensor]
     sender: str = "trainer"
     receiver: str = "server"
+    topic: str = ""
+    layer: int = -1
+    fields: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+    size: int | None = None
 
     @property
     def bytes(self) -> int:
-        """Size of the payload."""
+        """Size on the wire, or of the payload."""
+        if self.size is not None:
+            return self.size
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
 
@@ -163,12 +174,16 @@ class Trace:
         history: Figures of each epoch; of a private training none that are private.
         releases: What left the trainer.
         spent: Events of a private training, and how often each was spent (``dp.Ledger``).
+        incidents: What went wrong without ending the training (parties away or refused).
+        cost: What it cost beside time, by name; records have it.
     """
 
     epochs: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     releases: list[Release] = field(default_factory=list)
     spent: list[tuple[Any, int]] = field(default_factory=list)
+    incidents: list[str] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)
 
 
 def loss_of(task: str, logits: Tensor, y: Tensor) -> Tensor:
@@ -222,8 +237,8 @@ def fit(
     x = inputs(graph) if x is None else x
     adj = graph.adj if adj is None else adj
     trace = Trace()
-    ranking = graph.task == "ranking"
-    (_check_ranking if ranking else _check_labels)(graph, training)
+    pairwise = graph.task in ("ranking", "rating")
+    (_check_pairwise if pairwise else _check_labels)(graph, training)
     if not any(p.requires_grad for p in model.parameters()):
         model.eval()
         return trace
@@ -232,12 +247,14 @@ def fit(
             "training.sampler must be None where the defense changes the graph in training, "
             f"got {training.sampler.name!r}"
         )
-    _check_federated(training, ranking, clients)
-    if ranking:
-        objective: BPR | Labels = BPR(model, graph, training, x, adj)
+    _check_federated(training, pairwise, clients)
+    if graph.task == "ranking":
+        objective: BPR | SquaredError | Labels = BPR(model, graph, training, x, adj)
+    elif graph.task == "rating":
+        objective = SquaredError(model, graph, training, x, adj)
     else:
         objective = Labels(model, graph, training, x, adj, targets, clients)
-    optimizer = _optimizer(model, training, ranking)
+    optimizer = _optimizer(model, training, pairwise)
     schedule = _schedule(optimizer, training)
     keeper = _Keeper(training)
     rounds = None if training.local_steps is None else LocalRounds(model, training.local_steps)
@@ -352,14 +369,15 @@ def _check_labels(graph: Graph, training: Training) -> None:
     _check_validation(training, len(graph.split.val) > 0, "split.val", graph)
 
 
-def _check_ranking(graph: Graph, training: Training) -> None:
-    if training.select not in ("last", "ndcg"):
+def _check_pairwise(graph: Graph, training: Training) -> None:
+    best = "ndcg" if graph.task == "ranking" else "loss"
+    if training.select not in ("last", best):
         raise ValueError(
-            f"training.select must be 'last' or 'ndcg' for ranking, got {training.select!r}"
+            f"training.select must be 'last' or {best!r} for {graph.task}, got {training.select!r}"
         )
     if training.sampler is not None:
         raise ValueError(
-            f"training.sampler must be None for ranking, got {training.sampler.name!r}"
+            f"training.sampler must be None for {graph.task}, got {training.sampler.name!r}"
         )
     pairs = graph.holdout is not None and graph.holdout.val.shape[1] > 0
     _check_validation(training, pairs, "holdout.val", graph)
@@ -375,7 +393,7 @@ def _check_validation(training: Training, present: bool, name: str, graph: Graph
 
 def _check_federated(training: Training, ranking: bool, clients: Sequence[Tensor] | None) -> None:
     if training.local_steps is not None and ranking:
-        raise ValueError("training.local_steps must be None for ranking")
+        raise ValueError("training.local_steps must be None for ranking and rating")
     if clients is not None:
         for name in ("local_steps", "batch_size", "sampler"):
             found = getattr(training, name)
@@ -388,11 +406,12 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamax": torch.optim.Adamax,
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
+    "adagrad": torch.optim.Adagrad,
 }
 
 
-def _optimizer(model: GNN, training: Training, ranking: bool) -> torch.optim.Optimizer:
-    if ranking:  # whose penalty stands in the loss, and whose tables are worth a fused step
+def _optimizer(model: GNN, training: Training, pairwise: bool) -> torch.optim.Optimizer:
+    if pairwise:  # whose penalty stands in the loss, and whose tables are worth a fused step
         groups = model.groups(0.0, "all")
         fused: dict[str, Any] = {"fused": True} if training.optimizer == "adam" else {}
         return _OPTIMIZERS[training.optimizer](groups, lr=training.lr, **fused)  # type: ignore[call-arg]

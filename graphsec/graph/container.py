@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from graphsec.ops import Adj
 
-Task = Literal["classification", "regression", "ranking", "graph", "none"]
+Task = Literal["classification", "regression", "ranking", "rating", "graph", "none"]
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ class Graph:
         node_type: (n,) int64 (0 user, 1 item in ranking graphs).
         graph_id: (n,) int64, the graph each node belongs to, in sets of graphs.
         holdout: Interactions kept out of a ranking graph, to validate and to test on.
-        task: What ``y`` asks for; "ranking" asks which items a user takes next, in a graph of
-            users (the first nodes) and items.
+        task: What ``y`` asks for; "ranking" asks which items a user takes next, "rating"
+            what the user thinks of them (``edge_y``), in a graph of users (the first nodes) and
+            items.
         directed: Whether u→v may exist without v→u.
         name: Name for records.
 
@@ -279,15 +280,16 @@ class Graph:
             if field.name == "name" or (field.name == "holdout" and value is None):
                 continue  # graphs without a holdout hash as they did before there were any
             digest.update(field.name.encode())
-            grouped = isinstance(value, Split | Holdout)
-            parts = [part for _, part in value.items()] if grouped else [value]
+            parts = [part for _, part in value.items()] if isinstance(value, Split) else [value]
+            if isinstance(value, Holdout):
+                parts = list(value.tensors())
             for array in (array for part in parts for array in plain_arrays(part)):
                 digest.update(f"{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:32]
 
     def __repr__(self) -> str:
-        if self.task == "ranking":
+        if self.task in ("ranking", "rating"):
             items = self.num_nodes - self.num_users
             held = "" if self.holdout is None else (
                 f", {self.holdout.val.shape[1]:,} + {self.holdout.test.shape[1]:,} held out"
@@ -397,8 +399,10 @@ class Graph:
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
                 moved[field.name] = value.to(device)
-            elif isinstance(value, Split | Holdout):
-                moved[field.name] = type(value)(*(part.to(device) for _, part in value.items()))
+            elif isinstance(value, Split):
+                moved[field.name] = Split(*(part.to(device) for _, part in value.items()))
+            elif isinstance(value, Holdout):
+                moved[field.name] = value.to(device)
         return dataclasses.replace(self, **moved)
 
     # -- to other libraries -------------------------------------------------------------------

@@ -21,15 +21,23 @@ class Holdout:
     Attributes:
         val: Pairs to stop and select on (any number, also none).
         test: Pairs to be measured by.
+        val_y: (k,) ratings of the validation pairs, where the task is "rating".
+        test_y: (k,) ratings of the test pairs.
     """
 
     val: Tensor
     test: Tensor
+    val_y: Tensor | None = None
+    test_y: Tensor | None = None
 
     @staticmethod
-    def of(val: Any, test: Any) -> Holdout:
+    def of(val: Any, test: Any, val_y: Any = None, test_y: Any = None) -> Holdout:
         """Holdout from (2, k) or (k, 2) integers; (2, 2) is read as (2, k)."""
-        return Holdout(*(torch.from_numpy(edge_array(part)) for part in (val, test)))
+        pairs = (torch.from_numpy(edge_array(part)) for part in (val, test))
+        ratings = (
+            None if y is None else torch.as_tensor(y, dtype=torch.float32) for y in (val_y, test_y)
+        )
+        return Holdout(*pairs, *ratings)
 
     @staticmethod
     def made(holdout: Any) -> Holdout | None:
@@ -43,27 +51,46 @@ class Holdout:
         """(name, pairs) pairs."""
         return [("val", self.val), ("test", self.test)]
 
+    def tensors(self) -> list[Tensor]:
+        """Pairs, and ratings where there are any."""
+        return [part for part in vars(self).values() if part is not None]
+
+    def to(self, device: torch.device | str) -> Holdout:
+        """The holdout on a device."""
+        moved = (None if part is None else part.to(device) for part in vars(self).values())
+        return Holdout(*moved)  # type: ignore[arg-type]
+
+    def kept(self, val: Tensor, test: Tensor) -> Holdout:
+        """The pairs of two masks, with their ratings."""
+        ratings = (
+            None if y is None else y[mask]
+            for y, mask in ((self.val_y, val), (self.test_y, test))
+        )  # fmt: skip
+        return Holdout(self.val[:, val], self.test[:, test], *ratings)
+
     def without(self, edges: Tensor, n: int) -> Holdout:
         """The holdout without the pairs among ``edges`` (2, m, in either order) of n nodes."""
         low, high = edges.min(0).values, edges.max(0).values
         taken = low * n + high
-        parts = [part[:, ~torch.isin(part[0] * n + part[1], taken)] for _, part in self.items()]
-        return Holdout(*parts)
+        return self.kept(*(~torch.isin(part[0] * n + part[1], taken) for _, part in self.items()))
 
     def renumbered(self, place: Tensor) -> Holdout:
         """The pairs under new node numbers, (n,) with −1 where a node is gone."""
-        moved = [place[part] for _, part in self.items()]
-        return Holdout(*(part[:, (part >= 0).all(0)] for part in moved))
+        val, test = (place[part] for _, part in self.items())
+        moved = Holdout(val, test, self.val_y, self.test_y)
+        return moved.kept((val >= 0).all(0), (test >= 0).all(0))
 
 
 def check_ranking(g: Graph) -> None:
-    """Check the rules of ranking graphs; the first broken one is raised."""
-    if g.task != "ranking":
+    """Check the rules of ranking and rating graphs; the first broken one is raised."""
+    if g.task not in ("ranking", "rating"):
         if g.holdout is not None:
-            raise GraphError(f"holdout must be None unless task is 'ranking', found {g.task!r}")
+            raise GraphError(
+                f"holdout must be None unless task is 'ranking' or 'rating', found {g.task!r}"
+            )
         return
     if g.node_type is None:
-        raise GraphError("node_type is missing: ranking needs 0 for users, 1 for items")
+        raise GraphError(f"node_type is missing: {g.task} needs 0 for users, 1 for items")
     if not ((g.node_type == 0) | (g.node_type == 1)).all() or (g.node_type.diff() < 0).any():
         raise GraphError("node_type must be 0 for users, then 1 for items, in ranking graphs")
     users = g.num_users
@@ -103,3 +130,12 @@ def _check_holdout(g: Graph, holdout: Holdout) -> None:
     if (counts > 1).any():
         key = int(once[counts > 1][0])
         raise GraphError(f"holdout must list each pair once, found ({key // n}, {key % n}) twice")
+    for part, pairs in holdout.items():
+        y = getattr(holdout, f"{part}_y")
+        if y is None and g.task == "rating":
+            raise GraphError(f"holdout.{part}_y is missing: rating graphs need the ratings")
+        if y is not None and (y.shape != pairs.shape[1:] or not torch.isfinite(y).all()):
+            raise GraphError(
+                f"holdout.{part}_y must be finite, one for each of the {pairs.shape[1]} pairs, "
+                f"found shape {tuple(y.shape)}"
+            )

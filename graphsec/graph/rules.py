@@ -44,6 +44,8 @@ def check(g: Graph) -> None:
         raise GraphError(
             f"edge_y must have one row an entry ({len(g.indices)}), found {len(g.edge_y)}"
         )
+    if g.edge_y is not None and g.task == "rating" and not torch.isfinite(g.edge_y).all():
+        raise GraphError("edge_y must be finite for rating, found NaN or infinity")
     _check_labels(g)
     _check_split(g)
     check_ranking(g)

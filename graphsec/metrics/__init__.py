@@ -21,7 +21,13 @@ from graphsec.metrics.reconstruction import (
     relative_error,
 )
 from graphsec.metrics.robustness import certified_ratio, relative_area
-from graphsec.metrics.utility import accuracy, expected_calibration_error, macro_f1, r_squared
+from graphsec.metrics.utility import (
+    accuracy,
+    expected_calibration_error,
+    macro_f1,
+    r_squared,
+    rmse,
+)
 
 __all__ = [
     "Curve",
@@ -50,5 +56,6 @@ __all__ = [
     "reconstruction_metrics",
     "relative_area",
     "relative_error",
+    "rmse",
     "roc_curve",
 ]

@@ -36,6 +36,11 @@ def r_squared(predicted: Tensor, y: Tensor) -> float:
     return float(1 - residual / (y - y.mean()).double().square().sum())
 
 
+def rmse(predicted: Tensor, y: Tensor) -> float:
+    """Root of the mean squared error of (k,) predictions of y (k,)."""
+    return float((y - predicted).double().square().mean().sqrt())
+
+
 def expected_calibration_error(probability: Tensor, y: Tensor, bins: int = 15) -> float:
     """Mean gap between confidence and accuracy over equal-width bins (Guo et al. 2017, eq. 3).
 

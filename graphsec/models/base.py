@@ -19,32 +19,34 @@ Aggregate = Callable[[Adj, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model must know of a graph: nodes, features, outputs."""
+    """What a model must know of a graph: nodes, features, outputs, and how many nodes are users."""
 
     nodes: int
     features: int
     outputs: int
+    users: int = 0
 
     @staticmethod
     def of(graph: Graph) -> Sizes:
         """Sizes of a graph; one output per class, or one for regression.
 
         Raises:
-            ValueError: The graph has no features, and its task is not ranking.
+            ValueError: The graph has no features, and its task is not ranking or rating.
         """
         inputs(graph)
-        return Sizes(graph.num_nodes, graph.num_features, max(graph.num_classes, 1))
+        outputs = max(graph.num_classes, 1)
+        return Sizes(graph.num_nodes, graph.num_features, outputs, graph.num_users)
 
 
 def inputs(graph: Graph) -> Tensor:
-    """What a model takes as features: ``x``, or (n, 0) in ranking graphs without any.
+    """What a model takes as features: ``x``, or (n, 0) in ranking and rating graphs without any.
 
     Raises:
-        ValueError: The graph has no features, and its task is not ranking.
+        ValueError: The graph has no features, and its task is not ranking or rating.
     """
     if graph.x is not None:
         return graph.x
-    if graph.task == "ranking":
+    if graph.task in ("ranking", "rating"):
         return torch.zeros(graph.num_nodes, 0, device=graph.indptr.device)
     raise ValueError(
         f"x is missing in {graph.name!r}: this model needs features; "
@@ -83,6 +85,7 @@ class Capabilities:
         """What is supported, and what to beware of, in one line."""
         words = {
             "ranking": "ranking" in self.tasks,
+            "rating": "rating" in self.tasks,
             "edges": self.uses_edges,
             "edge weights": self.uses_edges and self.edge_weight,
             "sampling": self.sampled,

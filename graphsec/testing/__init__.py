@@ -19,6 +19,7 @@ from graphsec.testing.datasets import DatasetContract
 from graphsec.testing.defenses import DefenseContract
 from graphsec.testing.models import ModelContract
 from graphsec.testing.ranking import RankingContract, tiny_rankings
+from graphsec.testing.rating import RatingContract, tiny_ratings
 
 __all__ = [
     "AttackContract",
@@ -27,8 +28,10 @@ __all__ = [
     "DefenseContract",
     "ModelContract",
     "RankingContract",
+    "RatingContract",
     "disturb",
     "some_flips",
     "tiny_graphs",
     "tiny_rankings",
+    "tiny_ratings",
 ]

@@ -126,7 +126,7 @@ def some_flips(graph: Graph, count: int = 6, seed: int = 0) -> Tensor:
     """(2, 2·count) pairs: as many edges as non-edges, of user and item in ranking graphs."""
     rng = np.random.default_rng(seed)
     u, v = np.triu_indices(graph.num_nodes, 1)
-    if graph.task == "ranking":
+    if graph.task in ("ranking", "rating"):
         across = (u < graph.num_users) & (v >= graph.num_users)
         u, v = u[across], v[across]
     pairs = torch.from_numpy(np.stack([u, v]))

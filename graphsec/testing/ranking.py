@@ -107,7 +107,10 @@ class RankingContract(ModelContract):
         """It answers about other edges, none included; about other nodes too, or says why not."""
         model = self._build(graph)
         alone = graph.replace(
-            indptr=torch.zeros_like(graph.indptr), indices=graph.indices[:0], edge_weight=None
+            indptr=torch.zeros_like(graph.indptr),
+            indices=graph.indices[:0],
+            edge_weight=None,
+            edge_y=None,
         )
         for other in (graph.flip(some_flips(graph)), alone):
             with torch.no_grad():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import graphsec
+from graphsec.defenses.federated._vertical import VerticalDefense
 from graphsec.graph import Graph
 from graphsec.models.base import Sizes
 from graphsec.registry import DEFENSES
 from graphsec.rng import Rng
-from graphsec.testing import DefenseContract, disturb, tiny_graphs
+from graphsec.testing import DefenseContract, disturb, tiny_graphs, tiny_ratings
 from graphsec.train import Recipe, fit
 
 # Fields that suit tiny graphs, and what to compose.
@@ -61,9 +64,12 @@ MODELS = {"dpar": MLP, "gap": MLP, "private-votes": MLP, "progap": MLP}
 
 for _name in DEFENSES:
     _class = f"Test_{_name.replace('-', '_')}"
-    _fields = {"spec": SPECS.get(_name, _name)}
+    _fields: dict[str, Any] = {"spec": SPECS.get(_name, _name)}
     if _name in MODELS:
         _fields["model"] = MODELS[_name]
+    if issubclass(DEFENSES[_name], VerticalDefense):
+        _fields |= {"model": "rating-lightgcn", "graphs": staticmethod(tiny_ratings)}
+        _fields |= {"training": {"epochs": 40, "batch_size": 100}, "utility_drop": 0.3}
     globals()[_class] = type(_class, (DefenseContract,), _fields)
 
 

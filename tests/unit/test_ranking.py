@@ -49,7 +49,10 @@ def small(**fields: Any) -> Graph:
         ({"node_type": [0, 1, 0, 1, 1]}, "node_type must be 0 for users, then 1 for items"),
         ({"node_type": [0, 0, 0, 0, 0]}, "must have users and items, found 5 users"),
         ({"node_type": [0, 0, 0, 1, 1]}, "edges must join a user"),
-        ({"task": "none"}, "holdout must be None unless task is 'ranking', found 'none'"),
+        (
+            {"task": "none"},
+            "holdout must be None unless task is 'ranking' or 'rating'",
+        ),
         ({"holdout": ([[2], [1]], [[0], [4]])}, "holdout.val must hold users 0…1 and then items"),
         ({"holdout": ([[1], [2]], [[0], [5]])}, "holdout.test must hold users 0…1 and then items"),
         ({"holdout": ([[0], [2]], [[0], [4]])}, r"holdout.val must be disjoint .* \(0, 2\)"),

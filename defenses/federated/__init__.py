@@ -1,0 +1,1 @@
+"""Recommenders trained by parties that keep their items and interactions to themselves."""

@@ -1,0 +1,108 @@
+"""What vertical federations have in common: parties, their items, and the model they end with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from graphsec.defenses.base import Defense
+from graphsec.federated import Federation, Protocol, Vertical, owners
+from graphsec.graph import Graph
+from graphsec.models.base import GNN, Sizes
+from graphsec.models.rating import Rater, RaterSpec
+from graphsec.ops import Adj, Features
+from graphsec.registry import Range, SpecError
+from graphsec.rng import Rng
+from graphsec.train import OnEpoch, Recipe, Trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerticalDefense(Defense):
+    """Parties share users and hold disjoint items, drawn at random in equal parts.
+
+    Attributes:
+        parties: Number of parties.
+        partition: Seed of who holds which items.
+        keep: Rounds whose messages the transcript keeps with their tensors; None keeps all.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("rating", "ranking")
+
+    parties: Annotated[int, Field(ge=1, le=1000), Range(2, 10)] = 5
+    partition: Annotated[int, Field(ge=0)] = 0
+    keep: Annotated[int, Field(ge=0)] | None = None
+
+    def refuses(self, recipe: Recipe) -> str | None:
+        """Only models whose layers fall into sums and updates can be shared out."""
+        if not isinstance(recipe.model, RaterSpec):
+            return f"needs a model that parties can share out (rating-…), got {recipe.model.name!r}"
+        if recipe.training.optimizer != "adagrad":
+            return f"trains by 'adagrad', got training.optimizer {recipe.training.optimizer!r}"
+        if recipe.training.select != "last" or recipe.training.patience:
+            return "can't stop early: training.select must be 'last' and training.patience None"
+        return None
+
+    # -- what the methods differ in -----------------------------------------------------------
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Fields of the protocol."""
+        return {}
+
+    def rows(self, users: int) -> int:
+        """Rows of the projection of sums, 0 for none."""
+        return 0
+
+    # -- the way through ----------------------------------------------------------------------
+
+    def owner(self, items: int) -> Tensor:
+        """(items,) the party of each item."""
+        if items < self.parties:
+            raise SpecError(
+                f"{self.kind} {self.name!r}: parties must be ≤ {items}, the number of items, "
+                f"got {self.parties}"
+            )
+        return owners(items, self.parties, Rng(self.partition)["items"])
+
+    def protocol(self, graph: Graph, recipe: Recipe, seed: int = 0) -> Protocol:
+        """What all parties agree on for a training on ``graph``."""
+        items = self.owner(graph.num_nodes - graph.num_users).bincount(minlength=self.parties)
+        batch = recipe.training.batch_size or graph.num_edges
+        return Protocol(
+            model=recipe.model.spec(), training=recipe.training.spec(), task=graph.task,
+            users=graph.num_users, items=tuple(items.tolist()),
+            steps=max(1, -(-graph.num_edges // batch)), rows=self.rows(graph.num_users),
+            seed=seed, **self.settings,
+        )  # fmt: skip
+
+    def build(self, recipe: Recipe, sizes: Sizes) -> GNN:
+        """The model of a whole federation, untrained."""
+        owner = self.owner(sizes.nodes - sizes.users)
+        parts = []
+        for count in owner.bincount(minlength=self.parties).tolist():
+            part = recipe.model.build(Sizes(sizes.users + count, 0, 1, sizes.users))
+            assert isinstance(part, Rater)
+            parts.append(part)
+        settings = self.settings
+        return Vertical(
+            parts, owner, sizes.users, settings.get("exchange", True), self.rows(sizes.users),
+            settings.get("degrees") == "shared",
+        )  # fmt: skip
+
+    def train(
+        self, model: GNN, graph: Graph, recipe: Recipe, rng: Rng, x: Tensor | Features, adj: Adj,
+        on_epoch: OnEpoch | None = None, whole: Defense | None = None,
+    ) -> Trace:  # fmt: skip
+        """Run the federation, and put what its parties learned into the model."""
+        assert isinstance(model, Vertical)
+        seed = rng["public"].entropy
+        federation = Federation(
+            graph, model.owner, self.protocol(graph, recipe, seed), rng, keep=self.keep
+        )
+        federation.run(on_epoch=on_epoch)
+        federation.into(model)
+        model.eval()
+        return federation.trace()
