@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol as Interface
 
 import numpy as np
@@ -30,10 +31,19 @@ def objective_of(graph: Graph, protocol: Protocol, rng: Rng) -> Objective:
     return (Errors if protocol.task == "rating" else Ranks)(graph, protocol, rng)
 
 
-def batch_of(count: int, round: int, steps: int, rng: Rng) -> Tensor:
-    """Which of ``count`` things a round takes; each is in one of an epoch's rounds."""
-    order = rng["epoch"][round // steps].numpy().permutation(count)
-    return torch.from_numpy(np.array_split(order, steps)[round % steps])
+class _Epoch:
+    """What an epoch draws, drawn once: rounds come in order, and take a part each."""
+
+    def __init__(self, protocol: Protocol, rng: Rng) -> None:
+        self.steps, self.rng = protocol.steps, rng
+        self.drawn: tuple[int, Tensor] | None = None
+
+    def part(self, round: int, draw: Callable[[np.random.Generator], Tensor]) -> Tensor:
+        """The part of a round, along the last dimension."""
+        epoch, step = divmod(round, self.steps)
+        if self.drawn is None or self.drawn[0] != epoch:
+            self.drawn = epoch, draw(self.rng["epoch"][epoch].numpy())
+        return torch.tensor_split(self.drawn[1], self.steps, dim=-1)[step]
 
 
 class Errors:
@@ -41,13 +51,14 @@ class Errors:
 
     def __init__(self, graph: Graph, protocol: Protocol, rng: Rng) -> None:
         self.pairs, self.y = rated_pairs(graph)
-        self.protocol, self.rng = protocol, rng
+        self.decay = protocol.recipe.training.weight_decay
+        self.epoch = _Epoch(protocol, rng)
 
     def loss(self, model: GNN, z: Tensor, round: int) -> Tensor:
         """Of the batch of this round."""
-        batch = batch_of(len(self.y), round, self.protocol.steps, self.rng)
-        decay = self.protocol.recipe.training.weight_decay
-        return batch_loss(model, z, self.pairs[:, batch], self.y[batch], decay)
+        count = len(self.y)
+        batch = self.epoch.part(round, lambda drawn: torch.from_numpy(drawn.permutation(count)))
+        return batch_loss(model, z, self.pairs[:, batch], self.y[batch], self.decay)
 
 
 class Ranks:
@@ -58,15 +69,13 @@ class Ranks:
 
     def __init__(self, graph: Graph, protocol: Protocol, rng: Rng) -> None:
         self.triples = Triples(graph, protocol.recipe.training.triples)
-        self.protocol, self.rng = protocol, rng
+        self.decay = protocol.recipe.training.weight_decay
+        self.epoch = _Epoch(protocol, rng)
 
     def loss(self, model: GNN, z: Tensor, round: int) -> Tensor:
         """Of the batch of this round."""
-        steps = self.protocol.steps
-        drawn = self.triples.epoch(self.rng["triples"][round // steps].numpy())
-        user, taken, other = torch.tensor_split(drawn, steps, dim=1)[round % steps]
+        user, taken, other = self.epoch.part(round, self.triples.epoch)
         loss = F.softplus(model.decode(z, torch.stack([user, other]))
                           - model.decode(z, torch.stack([user, taken]))).sum()  # fmt: skip
-        decay = self.protocol.recipe.training.weight_decay
         rows = model.embeddings()[torch.cat([user, taken, other])]
-        return loss + decay / 2 * rows.square().sum()
+        return loss + self.decay / 2 * rows.square().sum()
