@@ -319,11 +319,6 @@ class Compose(Defense):
             gradients = part.release(gradients)
         return gradients
 
-    def build(self, recipe: Recipe, sizes: Sizes) -> GNN:
-        """What the part builds that has a way of its own to train, else the recipe's model."""
-        way = self._trainers[0].build if self._trainers else super().build
-        return way(recipe, sizes)
-
     def train(
         self, model: GNN, graph: Graph, recipe: Recipe, rng: Rng, x: Tensor | Features, adj: Adj,
         on_epoch: OnEpoch | None = None, whole: Defense | None = None,

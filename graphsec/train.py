@@ -176,6 +176,7 @@ class Trace:
         spent: Events of a private training, and how often each was spent (``dp.Ledger``).
         incidents: What went wrong without ending the training (parties away or refused).
         cost: What it cost beside time, by name; records have it.
+        agreed: What all who took part in a federation agreed on beforehand (its ``Protocol``).
     """
 
     epochs: int = 0
@@ -184,6 +185,7 @@ class Trace:
     spent: list[tuple[Any, int]] = field(default_factory=list)
     incidents: list[str] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
+    agreed: dict[str, Any] = field(default_factory=dict)
 
 
 def loss_of(task: str, logits: Tensor, y: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class VerFedGNN(VerticalDefense):
     sizes and the projection as in its published code.
 
     Attributes:
-        projection: Rows of the projection as a fraction of the users; None sends plain sums.
+        projection: Rows of the projection as a fraction of the users; 0 sends plain sums.
         redraw: Whether the projection is another one in each round.
         quantise: Whether gradients are quantised; if not, they leave as they are.
         clip: C, to whose range gradients are clamped before they are quantised.
@@ -39,7 +39,7 @@ class VerFedGNN(VerticalDefense):
             added up in the open, which tells the server how many items a user has where.
     """
 
-    projection: Annotated[float, Field(gt=0, le=1), Range(0.05, 0.5, log=True)] | None = 0.2
+    projection: Annotated[float, Field(ge=0, le=1), Range(0.05, 0.5, log=True)] = 0.2
     redraw: bool = False
     quantise: bool = True
     clip: Annotated[float, Field(gt=0), Range(0.1, 3, log=True)] = 0.5
@@ -68,4 +68,4 @@ class VerFedGNN(VerticalDefense):
 
     def rows(self, users: int) -> int:
         """A fraction of the users, at least one."""
-        return 0 if self.projection is None else max(1, round(users * self.projection))
+        return max(1, round(users * self.projection)) if self.projection else 0

@@ -127,7 +127,9 @@ class Federation:
         }
         return Trace(
             epochs=server.next // self.protocol.steps, releases=self.transcript.releases,
-            incidents=[str(incident) for incident in server.incidents], cost=cost,
+            incidents=[str(incident) for incident in server.incidents],
+            cost=cost,
+            agreed=self.protocol.spec(),
         )  # fmt: skip
 
     def into(self, model: Vertical) -> None:

@@ -258,6 +258,19 @@ class View:
             )
         ]
 
+    @property
+    def agreed(self) -> dict[str, Any]:
+        """What the parties of the victim's training agreed on (TRANSCRIPT), as a plain mapping.
+
+        The server and parties know all of it; on the wire and outside the seed of the
+        projection, which is never sent, is not known.
+        """
+        self._require(Access.TRANSCRIPT, "view.agreed")
+        known = dict(self._trained_victim.trace.agreed)
+        if self.threat.position in ("wire", "outside"):
+            known.pop("seed", None)
+        return known
+
     # -- models to compute with ---------------------------------------------------------------
 
     def moment(self, release: Release) -> Predictor:

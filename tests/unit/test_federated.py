@@ -30,18 +30,19 @@ from graphsec.federated import (
     ternary,
 )
 from graphsec.graph import Graph
+from graphsec.metrics import hits, recall
 from graphsec.models.base import Sizes
 from graphsec.models.rating import Rater
 from graphsec.rating import batch_loss, rated_pairs
 from graphsec.registry import DEFENSES, SpecError
 from graphsec.rng import Rng
-from graphsec.testing import tiny_ratings
+from graphsec.testing import tiny_rankings, tiny_ratings
 from graphsec.threat import AccessDenied, Threat
 from graphsec.train import Recipe, Release
 
 GRAPH = tiny_ratings()["tastes"]
 BACKBONES = ["rating-gcn", "rating-gat", "rating-ggnn", "rating-lightgcn"]
-PLAIN: dict[str, Any] = {"projection": None, "quantise": False}
+PLAIN: dict[str, Any] = {"projection": 0.0, "quantise": False}
 
 
 def federation(
@@ -343,6 +344,13 @@ def test_views_see_what_their_position_sees() -> None:
         view("server", ("scores",))
     assert predictor.privacy is None
 
+    def agreed(position: str) -> dict[str, Any]:
+        threat = Threat(access=("transcript",), position=position, timing="inference")
+        return threat.open(predictor, graph, Rng(0)).agreed
+
+    assert Protocol.of(agreed("party:1")).sketch(0) is not None
+    assert set(agreed("server")) - set(agreed("wire")) == {"seed"}
+
 
 def test_bytes_are_counted() -> None:
     """Per party and round: what the encoded messages weigh, checked by hand."""
@@ -613,3 +621,17 @@ def test_records_say_what_it_cost() -> None:
     }  # fmt: skip
     assert cost["rounds"] == 6
     assert np.isfinite(list(cost.values())).all()
+
+
+def test_implicit_feedback_is_federated_too() -> None:
+    """By BPR on the parties' own items: it ranks the training items far better than chance."""
+    graph = tiny_rankings()["tastes"]
+    spec = {"name": "verfedgnn", "parties": 3}
+    training = {"epochs": 80, "batch_size": 70}
+    predictor = graphsec.fit(graph, "rating-lightgcn", spec, training=training)
+    users = torch.unique(graph.pairs[0])
+    ranked = predictor.rank(graph, users, 6, exclude=graph.pairs[:, :0])
+    found = recall(*hits(ranked, users, graph.pairs))
+    assert found > 1.5 * 6 / 30
+    numbers = graphsec.score(graphsec.attack("none", predictor, graph), graph, predictor)
+    assert 0 < numbers["recall_at_20"].value <= 1

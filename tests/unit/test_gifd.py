@@ -20,8 +20,8 @@ from torch import Tensor
 import graphsec
 from graphsec import report
 from graphsec.attacks.leakage import _generator
-from graphsec.attacks.leakage._images import total_variation
 from graphsec.attacks.leakage._generator import public_rows, vae, vgae
+from graphsec.attacks.leakage._images import total_variation
 from graphsec.cell import Cache, Record, run_cell
 from graphsec.game import Secret
 from graphsec.graph import Graph
