@@ -181,7 +181,7 @@ class MovieLensRatings(MovieLens):
     """
 
     about: ClassVar[About] = About(
-        2625, 59988, 0, 0, "", "GroupLens: research only, no redistribution",
+        2625, 60000, 0, 0, "", "GroupLens: research only, no redistribution",
         "https://grouplens.org/datasets/movielens/100k/",
     )  # fmt: skip
     asks: ClassVar[Literal["ranking", "rating"]] = "rating"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -16,7 +16,7 @@ from graphsec.models.rating import Rater, RaterSpec
 from graphsec.ops import Adj, Features
 from graphsec.registry import Range, SpecError
 from graphsec.rng import Rng
-from graphsec.train import OnEpoch, Recipe, Trace
+from graphsec.train import OnEpoch, Recipe, Trace, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class VerticalDefense(Defense):
         parties: Number of parties.
         partition: Seed of who holds which items.
         keep: Rounds whose messages the transcript keeps with their tensors; None keeps all.
+        weight_decay: Penalty in the place of the recipe's: parties with less data, or under noise,
+            need another one than a training in one place.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("rating", "ranking")
@@ -34,6 +36,7 @@ class VerticalDefense(Defense):
     parties: Annotated[int, Field(ge=1, le=1000), Range(2, 10)] = 5
     partition: Annotated[int, Field(ge=0)] = 0
     keep: Annotated[int, Field(ge=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0), Range(1e-3, 10, log=True)] | None = None
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Only models whose layers fall into sums and updates can be shared out."""
@@ -67,12 +70,18 @@ class VerticalDefense(Defense):
             )
         return owners(items, self.parties, Rng(self.partition)["items"])
 
+    def training(self, recipe: Recipe) -> Training:
+        """The recipe's training, with the penalty of this defense if it has one."""
+        if self.weight_decay is None:
+            return recipe.training
+        return replace(recipe.training, weight_decay=self.weight_decay)
+
     def protocol(self, graph: Graph, recipe: Recipe, seed: int = 0) -> Protocol:
         """What all parties agree on for a training on ``graph``."""
         items = self.owner(graph.num_nodes - graph.num_users).bincount(minlength=self.parties)
         batch = recipe.training.batch_size or graph.num_edges
         return Protocol(
-            model=recipe.model.spec(), training=recipe.training.spec(), task=graph.task,
+            model=recipe.model.spec(), training=self.training(recipe).spec(), task=graph.task,
             users=graph.num_users, items=tuple(items.tolist()),
             steps=max(1, -(-graph.num_edges // batch)), rows=self.rows(graph.num_users),
             seed=seed, **self.settings,

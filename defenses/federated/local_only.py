@@ -44,7 +44,8 @@ class LocalOnly(VerticalDefense):
         steps, trace = self.protocol(graph, recipe).steps, Trace()
         for index, part in enumerate(model.parts):
             own = part_of(graph, model.nodes(index))
-            training = replace(recipe.training, batch_size=max(1, -(-own.num_edges // steps)))
+            batch = max(1, -(-own.num_edges // steps))
+            training = replace(self.training(recipe), batch_size=batch)
             assert isinstance(part, GNN)
             trace = train_model(part, own, training, rng["party"][index])
         return trace

@@ -224,7 +224,7 @@ class RatingGGNNSpec(RaterSpec):
     """
 
     module: ClassVar[type[GNN]] = RatingGGNN
-    training: ClassVar[Mapping[str, Any]] = {**_TRAINING, "weight_decay": 2.0}
+    training: ClassVar[Mapping[str, Any]] = {**_TRAINING, "weight_decay": 4.0}
 
 
 @MODELS.register("rating-lightgcn")
