@@ -8,7 +8,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from graphsec.models.base import GNN, Sizes
-from graphsec.models.stack import ActivatedSpec, Activation, activation, biases, weights, widths
+from graphsec.models.stack import (
+    ActivatedSpec,
+    Activation,
+    Init,
+    activation,
+    biases,
+    weights,
+    widths,
+)
 from graphsec.ops import Adj, Features, dropout, linear
 from graphsec.registry import MODELS
 
@@ -17,13 +25,14 @@ class SAGE(GNN):
     """H' = ReLU(H W_self + mean over neighbours of (H W_near) + b) (Hamilton et al., alg. 1)."""
 
     def __init__(
-        self, sizes: Sizes, hidden: int, layers: int, p: float, kind: Activation = "relu"
-    ) -> None:
+        self, sizes: Sizes, hidden: int, layers: int, p: float, kind: Activation = "relu",
+        init: Init = "glorot",
+    ) -> None:  # fmt: skip
         super().__init__(layers)
         self.p, self.between = p, activation(kind)
         width = widths(sizes, hidden, layers)
-        self.own = weights(width)
-        self.near = weights(width)
+        self.own = weights(width, init)
+        self.near = weights(width, init)
         self.bias = biases(width[1:])
 
     def operator(self, adj: Adj) -> Adj:

@@ -17,6 +17,7 @@ from graphsec.ops import Adj, Features, dropout, linear
 from graphsec.registry import Range
 
 Activation = Literal["relu", "tanh"] | tuple[float, float, float]
+Init = Literal["glorot", "glorot-normal", "kaiming", "kaiming-normal", "orthogonal"]
 
 
 def widths(sizes: Sizes, hidden: int, layers: int) -> list[int]:
@@ -24,9 +25,24 @@ def widths(sizes: Sizes, hidden: int, layers: int) -> list[int]:
     return [sizes.features, *[hidden] * (layers - 1), sizes.outputs]
 
 
-def weights(width: Sequence[int]) -> nn.ParameterList:
-    """One Glorot matrix from each width to the next."""
-    return nn.ParameterList([glorot(a, b) for a, b in itertools.pairwise(width)])
+def weights(width: Sequence[int], init: Init = "glorot") -> nn.ParameterList:
+    """One matrix from each width to the next."""
+    return nn.ParameterList([initial(a, b, init) for a, b in itertools.pairwise(width)])
+
+
+def initial(rows: int, cols: int, init: Init) -> nn.Parameter:
+    """(rows, cols) a weight matrix that maps rows to columns, as it is before training."""
+    if init == "glorot":
+        return glorot(rows, cols)
+    weight = torch.empty(cols, rows)  # torch's initialisers take the fan-in from the second size
+    fills: dict[str, Callable[[Tensor], Any]] = {
+        "glorot-normal": nn.init.xavier_normal_,
+        "kaiming": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+        "kaiming-normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+        "orthogonal": nn.init.orthogonal_,
+    }
+    fills[init](weight)
+    return nn.Parameter(weight.T.contiguous())
 
 
 def biases(width: Iterable[int]) -> nn.ParameterList:
@@ -66,12 +82,13 @@ class Stack(GNN):
     """Layers of one linear map each, with dropout before it."""
 
     def __init__(
-        self, sizes: Sizes, hidden: int, layers: int, p: float, kind: Activation = "relu"
-    ) -> None:
+        self, sizes: Sizes, hidden: int, layers: int, p: float, kind: Activation = "relu",
+        init: Init = "glorot",
+    ) -> None:  # fmt: skip
         super().__init__(layers)
         self.p, self.between = p, activation(kind)
         width = widths(sizes, hidden, layers)
-        self.weight = weights(width)
+        self.weight = weights(width, init)
         self.bias = biases(width[1:])
 
     def activate(self, i: int, h: Tensor) -> Tensor:
@@ -101,21 +118,26 @@ class ActivatedSpec(StackSpec):
         activation: "relu", "tanh", or (s, T, o) of a tempered sigmoid s · σ(T h) − o: bounded
             activations keep gradients small, which private training clips. Papernot et al.,
             Tempered Sigmoid Activations for Deep Learning with Differential Privacy, AAAI 2021.
+        init: How weights begin: Glorot and Kaiming draw uniformly unless they say normal. Kaiming's
+            scale is that of ReLUs (He et al., ICCV 2015), orthogonal ones have gain 1 (Saxe et al.,
+            ICLR 2014). It decides what the first gradients give away: docs/leakage.md.
     """
 
     activation: Activation = "relu"
+    init: Init = "glorot"
 
     def build(self, sizes: Sizes) -> GNN:
         """A freshly initialised model."""
         made: Any = self.module
-        fields = (self.hidden, self.layers, self.dropout, self.activation)
+        fields = (self.hidden, self.layers, self.dropout, self.activation, self.init)
         return made(sizes, *fields)  # type: ignore[no-any-return]
 
     def spec(self) -> dict[str, Any]:
-        """Without the activation if it is ReLU: cells from before there was a choice keep keys."""
+        """Without what is at its default: cells from before there was a choice keep keys."""
         fields = super().spec()
-        if self.activation == "relu":
-            del fields["activation"]
+        for name, before in (("activation", "relu"), ("init", "glorot")):
+            if fields[name] == before:
+                del fields[name]
         return fields
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphsec.graph import Graph
 from graphsec.models import GNN, build
-from graphsec.models.base import inputs
+from graphsec.models.base import Sizes, inputs
 from graphsec.registry import MODELS
 from graphsec.rng import Rng
 from graphsec.testing import tiny_graphs
@@ -159,3 +159,28 @@ def test_tempered_sigmoids(name: str) -> None:
     spec = MODELS.build({"name": name, "activation": (1.5, 3, 0.5)}).spec()
     assert spec["activation"] == [1.5, 3.0, 0.5]
     assert MODELS.build(spec).spec() == spec
+
+
+# -- how weights begin --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gcn", "mlp", "sage"])
+@pytest.mark.parametrize(
+    ("init", "std"),
+    [
+        ("glorot", (2 / (300 + 100)) ** 0.5),
+        ("glorot-normal", (2 / (300 + 100)) ** 0.5),
+        ("kaiming", (2 / 300) ** 0.5),  # of the 300 inputs, not of the 100 outputs
+        ("kaiming-normal", (2 / 300) ** 0.5),
+        ("orthogonal", 300**-0.5),
+    ],
+)
+def test_weights_begin_at_the_scale_asked_for(name: str, init: str, std: float) -> None:
+    spec = MODELS.build({"name": name, "init": init, "hidden": 100})
+    first = next(p for p in spec.build(Sizes(5, 300, 4)).parameters() if p.dim() == 2)
+    assert first.shape == (300, 100)
+    assert float(first.std()) == pytest.approx(std, rel=0.05)
+    if init == "orthogonal":
+        assert torch.allclose(first.T @ first, torch.eye(100), atol=1e-4)
+    assert ("init" in spec.spec()) == (init != "glorot")  # keys of old cells stay
+    assert MODELS.build(spec.spec()) == spec
