@@ -8,6 +8,7 @@ The public verbs, loaded on first use so that importing graphsec costs nothing::
     outcome = graphsec.attack("prbcd", predictor, graph, threat={"budget": {"edges": 0.05}})
     numbers = graphsec.score(outcome, graph, predictor)
     record = graphsec.run(graphsec.Cell(dataset="digits-knn"))
+    risk = graphsec.leakage_risk(predictor, graph, [0, 1], perturbation=1e-3)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _HOME = {
     "attack": "graphsec.verbs",
     "splits": "graphsec.verbs",
     "run": "graphsec.verbs",
+    "leakage_risk": "graphsec.influence",
     "score": "graphsec.cell",
     "Cell": "graphsec.cell",
     "Record": "graphsec.cell",
@@ -55,6 +57,7 @@ __all__ = [
     "__version__",
     "attack",
     "fit",
+    "leakage_risk",
     "load",
     "play",
     "run",
@@ -65,6 +68,7 @@ __all__ = [
 if TYPE_CHECKING:
     from graphsec.cell import Cell, Record, Runtime, score
     from graphsec.graph import Graph, Split
+    from graphsec.influence import leakage_risk
     from graphsec.matrix import Matrix, Results
     from graphsec.predict import Predictor
     from graphsec.rng import Rng
