@@ -37,7 +37,7 @@ from graphsec.testing import tiny_graphs
 from graphsec.testing.common import same
 
 ONE = {"epochs": 1, "expose": 1}
-QUICK = {"name": "gifd", "epochs": 15, "steps": 60, "width": 32, "latent": 8}
+QUICK = {"name": "gifd", "epochs": 10, "steps": 45, "width": 32, "latent": 8}
 GCN = {"name": "gcn", "hidden": 16, "dropout": 0.0}
 PRIORS = pytest.mark.parametrize("train", [vae, vgae])
 
@@ -168,7 +168,7 @@ def test_a_prior_is_trained_once_for_all_defenses(monkeypatch: pytest.MonkeyPatc
 @PRIORS
 def test_a_prior_draws_what_public_rows_look_like(train: Any, digits: Graph) -> None:
     known, secret = played(digits, roots=50)
-    prior = train(known, secret.question, 8, 64, 20 if train is vae else 60, Rng(0))
+    prior = train(known, secret.question, 8, 64, 15 if train is vae else 50, Rng(0))
     z = torch.randn(200, 8, generator=Rng(1).torch(), dtype=torch.float64)
     drawn, x = prior.features(z), digits.x
     assert x is not None
@@ -215,10 +215,10 @@ def test_it_beats_inverting_gradients_where_gradients_are_pruned(digits: Graph) 
     defense = {"name": "prune-gradients", "keep": 0.01}
     inverting = {
         "name": "gradient-matching", "loss": "cosine", "optimizer": "adam", "signed": True,
-        "boxed": True, "steps": 150, "skip_zeros": True,
+        "boxed": True, "steps": 120, "skip_zeros": True,
     }  # fmt: skip
     values = []
-    for spec in ({"name": "gifd", "steps": 150, "epochs": 30, "skip_zeros": True}, inverting):
+    for spec in ({"name": "gifd", "steps": 120, "epochs": 20, "skip_zeros": True}, inverting):
         outcome, victim = found(spec, known, secret, defense)
         values.append(score(outcome, known, victim, secret)["psnr"])
     assert values[0] > values[1] + 1
