@@ -69,7 +69,8 @@ for _name in DEFENSES:
         _fields["model"] = MODELS[_name]
     if issubclass(DEFENSES[_name], VerticalDefense):
         _fields |= {"model": "rating-lightgcn", "graphs": staticmethod(tiny_ratings)}
-        _fields |= {"training": {"epochs": 40, "batch_size": 100}, "utility_drop": 0.3}
+        _fields |= {"spec": {"name": _name, "parties": 2}, "utility_drop": 0.3}
+        _fields |= {"training": {"epochs": 25, "batch_size": None}}
     globals()[_class] = type(_class, (DefenseContract,), _fields)
 
 
