@@ -88,7 +88,7 @@ def check(name: str, graph: Graph, again: Graph) -> None:
     assert graph.fingerprint == again.fingerprint
     assert graph.name == name
     assert graph.task == DATASETS[name]().task
-    if graph.task == "ranking":
+    if graph.task in ("ranking", "rating"):
         assert graph.holdout is not None
         assert all(pairs.shape[1] for _, pairs in graph.holdout.items())
         return
