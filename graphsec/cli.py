@@ -195,6 +195,52 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command()
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="Sweep in TOML; see examples/sweep.toml.")],
+    store: StoreOption = STORE,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials in all, instead of the spec's.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+) -> None:
+    """Search fields of a cell with Optuna; what is chosen is run on test nodes.
+
+    Trials and records are kept in the store, and an interrupted sweep goes on. Ends with 0 if
+    something was chosen, 1 if every trial failed or crossed a limit, 2 if the command could not
+    do its work.
+    """
+    import dataclasses
+
+    from graphsec.registry import SpecError
+
+    if not spec.is_file():
+        raise SpecError(f"no file {spec}")
+    if report is not None:
+        _check_report(report)
+    import torch
+
+    from graphsec.cell import Runtime
+    from graphsec.report.sweep import html, table
+    from graphsec.study import Sweep, run
+
+    torch.set_num_threads(threads)
+    made = Sweep.from_toml(spec)
+    if trials is not None:
+        made = dataclasses.replace(made, trials=trials)
+    try:
+        swept = run(made, store, workers, runtime=Runtime(threads=threads))
+    except KeyboardInterrupt:
+        _fail(f"interrupted; what was finished is in {store}: the same command goes on", 130)
+    _console().print(table(swept))
+    if report is not None:
+        typer.echo(f"report: {html(swept, report)}", err=True)
+    if not swept.tested:
+        raise typer.Exit(1)
+
+
 def _trained(done: int, wanted: int) -> None:
     if done == wanted or done % max(wanted // 20, 1) == 0:
         typer.echo(f"graphsec: {done} of {wanted} trainings", err=True)

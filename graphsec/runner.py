@@ -50,7 +50,13 @@ class WorkersDied(RuntimeError):
 # -- a worker ---------------------------------------------------------------------------------
 
 
-def worker(url: str, keys: Sequence[str], runtime: Runtime, plugins: Sequence[str] = ()) -> int:
+def worker(
+    url: str,
+    keys: Sequence[str],
+    runtime: Runtime,
+    plugins: Sequence[str] = (),
+    cache: Cache | None = None,
+) -> int:
     """Claim and run cells until all of ``keys`` are finished, by this worker or another.
 
     Args:
@@ -58,6 +64,7 @@ def worker(url: str, keys: Sequence[str], runtime: Runtime, plugins: Sequence[st
         keys: Keys of the cells, in the order in which rows are taken.
         runtime: Threads, and rows kept in memory.
         plugins: Modules to import first.
+        cache: Rows trained before, to be used and added to; None begins without any.
 
     Returns:
         Number of cells that this worker finished.
@@ -67,7 +74,7 @@ def worker(url: str, keys: Sequence[str], runtime: Runtime, plugins: Sequence[st
     """
     for plugin in plugins:
         importlib.import_module(plugin)
-    owner, cache, finished = new_owner(), Cache(runtime.keep), 0
+    owner, cache, finished = new_owner(), cache or Cache(runtime.keep), 0
     with Store(url) as store, _beating(store, owner):
         try:
             while True:
@@ -162,6 +169,7 @@ def run_cells(
     runtime: Runtime | None = None,
     progress: bool = True,
     plugins: Sequence[str] = (),
+    cache: Cache | None = None,
 ) -> dict[str, Record]:
     """Finish all cells, and return their records by key.
 
@@ -174,6 +182,7 @@ def run_cells(
         runtime: Threads, and rows kept in memory, of each worker.
         progress: Whether to show progress on stderr.
         plugins: Modules that workers import first.
+        cache: Rows trained before in this process, for one worker without an executor.
 
     Raises:
         StoreError: The store can't be read or written.
@@ -185,7 +194,7 @@ def run_cells(
         with tempfile.TemporaryDirectory(prefix="graphsec-") as folder:
             return run_cells(
                 cells, str(Path(folder) / "runs.db"), workers, executor=executor,
-                runtime=runtime, progress=progress, plugins=plugins,
+                runtime=runtime, progress=progress, plugins=plugins, cache=cache,
             )  # fmt: skip
     keys = [cell.key for cell in cells]
     with Store(url) as store:
@@ -201,7 +210,7 @@ def run_cells(
                     _watch([executor.submit(worker, *arguments) for _ in range(workers)], show)
                 elif workers == 1:
                     with _watching(show):
-                        worker(*arguments)
+                        worker(*arguments, cache)
                 else:
                     _Crew(workers, arguments, show).run()
         return {record.key: record for record in store.records(keys)}

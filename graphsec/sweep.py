@@ -146,13 +146,13 @@ def objective(
     cache = Cache(runtime.keep)
     parts = dict(search) if isinstance(search, Mapping) else dict.fromkeys(search)
     for part in parts:
-        if part not in _SEARCHED:
-            raise SpecError(f"can't search {part!r}; {did_you_mean(part, [*_SEARCHED])}")
+        if part not in SEARCHED:
+            raise SpecError(f"can't search {part!r}; {did_you_mean(part, [*SEARCHED])}")
 
     def run(trial: optuna.Trial) -> float | tuple[float, ...]:
         import optuna
 
-        cell = _variant(template, parts, trial)
+        cell = variant(template, parts, trial)
         cells = [replace(cell, seed=s, data_seed=s) for s in seeds] if seeds else [cell]
         names = [metrics] if isinstance(metrics, str) else list(metrics)
         found = []
@@ -173,23 +173,71 @@ def objective(
     return run
 
 
-_SEARCHED = ("model", "training", "defense", "attack")
+SEARCHED = ("model", "training", "defense", "attack")
 
 
-def _variant(
-    template: Cell, parts: Mapping[str, Sequence[str] | None], trial: optuna.Trial
-) -> Cell:
+def variant(template: Cell, parts: Mapping[str, Sequence[str] | None], trial: optuna.Trial) -> Cell:
+    """The cell with fields of some parts as a trial chooses them; None is all that can be."""
     from graphsec.cell import Cell
-    from graphsec.train import Training
 
     spec = template.spec()
     for part, only in parts.items():
-        fields = dict(spec[part])
-        name = fields.pop("name", None)
-        cls: type[Component] = Training if part == "training" else _find(str(name), part)
+        cls = _part(spec, part)
         found = suggest(trial, cls, only=only)
         spec[part] = {**spec[part], **{k: v for k, v in found.items() if k in _chosen(cls, only)}}
     return Cell.from_spec(spec)
+
+
+def parameters(template: Cell, parts: Mapping[str, Sequence[str] | None]) -> list[str]:
+    """Names of the parameters that ``variant`` searches."""
+    classes = {part: _part(template.spec(), part) for part in parts}
+    return [f"{classes[p].name}.{name}" for p in parts for name in _fields(classes[p], parts[p])]
+
+
+def searched(template: Cell, parts: Mapping[str, Sequence[str] | None]) -> dict[str, Any]:
+    """The cell's own values of the parameters that ``variant`` searches, where they are in range.
+
+    Raises:
+        SpecError: A field does not exist or can't be searched.
+    """
+    spec, found = template.spec(), {}
+    for part, only in parts.items():
+        cls = _part(spec, part)
+        known = {parameter.name: parameter for parameter in hyperparameters(cls)}
+        for name in _fields(cls, only):
+            value, span, choices = spec[part][name], known[name].range, known[name].choices
+            inside = span is not None and isinstance(value, int | float)
+            if value in (choices or ()) or (inside and span.low <= value <= span.high):  # type: ignore[union-attr]
+                found[f"{cls.name}.{name}"] = value
+    return found
+
+
+def _part(spec: Mapping[str, Any], part: str) -> type[Component]:
+    from graphsec.train import Training
+
+    if part not in SEARCHED:
+        raise SpecError(f"can't search {part!r}; {did_you_mean(part, [*SEARCHED])}")
+    if part == "training":
+        return Training
+    name = spec[part]["name"]
+    if name == "compose":
+        raise SpecError(f"can't search {part!r}: it is a composition of several")
+    return _find(str(name), part)
+
+
+def _fields(cls: type[Component], only: Sequence[str] | None) -> list[str]:
+    """Fields that a search chooses.
+
+    Raises:
+        SpecError: One does not exist or can't be searched.
+    """
+    known = {parameter.name: parameter for parameter in hyperparameters(cls)}
+    for name in only or ():
+        if name not in known:
+            raise SpecError(f"{cls.name!r} has no field {name!r}; {did_you_mean(name, [*known])}")
+        if known[name].range is None and known[name].choices is None:
+            raise SpecError(f"{cls.name!r}: {name} has no Range and no choices to search")
+    return [p.name for p in known.values() if p.name in _chosen(cls, only)]
 
 
 def _chosen(cls: type[Component], only: Sequence[str] | None) -> set[str]:

@@ -29,6 +29,8 @@ class VerticalDefense(Defense):
         keep: Rounds whose messages the transcript keeps with their tensors; None keeps all.
         weight_decay: Penalty in the place of the recipe's: parties with less data, or under noise,
             need another one than a training in one place.
+        lr: Learning rate in the place of the recipe's.
+        epochs: Epochs in the place of the recipe's.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("rating", "ranking")
@@ -37,6 +39,8 @@ class VerticalDefense(Defense):
     partition: Annotated[int, Field(ge=0)] = 0
     keep: Annotated[int, Field(ge=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0), Range(1e-3, 10, log=True)] | None = None
+    lr: Annotated[float, Field(gt=0), Range(1e-2, 1, log=True)] | None = None
+    epochs: Annotated[int, Field(ge=1), Range(10, 200)] | None = None
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Only models whose layers fall into sums and updates can be shared out."""
@@ -71,10 +75,13 @@ class VerticalDefense(Defense):
         return owners(items, self.parties, Rng(self.partition)["items"])
 
     def training(self, recipe: Recipe) -> Training:
-        """The recipe's training, with the penalty of this defense if it has one."""
-        if self.weight_decay is None:
-            return recipe.training
-        return replace(recipe.training, weight_decay=self.weight_decay)
+        """The recipe's training, with what this defense has of its own."""
+        own: dict[str, Any] = {
+            "weight_decay": self.weight_decay,
+            "lr": self.lr,
+            "epochs": self.epochs,
+        }
+        return replace(recipe.training, **{k: v for k, v in own.items() if v is not None})
 
     def protocol(self, graph: Graph, recipe: Recipe, seed: int = 0) -> Protocol:
         """What all parties agree on for a training on ``graph``."""

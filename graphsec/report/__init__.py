@@ -29,8 +29,12 @@ def html(results: Iterable[Record], path: str | Path) -> Path:
     Raises:
         OSError: The file can't be written; one that was there stays as it was.
     """
+    return written(render(results), path)
+
+
+def written(page: str, path: str | Path) -> Path:
+    """Write a page, whole or not at all."""
     path = Path(path)
-    page = render(results)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -57,4 +61,4 @@ def render(results: Iterable[Record]) -> str:
     return template.render(css=css, **content(results)).lstrip() + "\n"
 
 
-__all__ = ["html", "render", "table", "text"]
+__all__ = ["html", "render", "table", "text", "written"]

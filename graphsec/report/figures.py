@@ -144,6 +144,77 @@ def tradeoff(points: Sequence[Point], *, x_label: str, y_label: str, title: str,
     return _svg(figure, title, f"{title}. The front: {'; '.join(spoken)}.", name)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One trial of a study.
+
+    Attributes:
+        number: Which.
+        values: Its objectives.
+        place: Where each of its parameters lies, 0 to 1.
+        chosen: Whether it is on the front.
+        fair: Whether it crosses no limit.
+    """
+
+    number: int
+    values: tuple[float, ...]
+    place: tuple[float, ...]
+    chosen: bool
+    fair: bool
+
+
+def trials(points: Sequence[Trial], *, x_label: str, y_label: str, title: str, name: str) -> str:
+    """Two objectives of each trial, those on the front joined, those beyond a limit hollow.
+
+    Args:
+        points: Trials.
+        x_label: First objective.
+        y_label: Second objective.
+        title: Accessible name of the figure.
+        name: Prefix of the ids inside, unique on the page.
+    """
+    figure, axes = _canvas(3)
+    kinds = {
+        "tried": [p for p in points if p.fair and not p.chosen],
+        "crosses a limit": [p for p in points if not p.fair],
+        "chosen": sorted((p for p in points if p.chosen), key=lambda p: p.values),
+    }
+    for (label, mine), i in zip(kinds.items(), (4, 1, 0), strict=True):
+        axes.plot(
+            [p.values[0] for p in mine], [p.values[1] for p in mine], color=_SERIES[i],
+            linestyle="-" if label == "chosen" else "none", marker=_MARKERS[i], markersize=5,
+            fillstyle="none" if label == "crosses a limit" else "full",
+            label=f"{label} ({len(mine)})",
+        )  # fmt: skip
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    said = [f"trial {p.number}: {p.values[0]:.3f} and {p.values[1]:.3f}" for p in kinds["chosen"]]
+    return _svg(figure, title, f"{title}. Chosen: {'; '.join(said) or 'none'}.", name)
+
+
+def parallel(points: Sequence[Trial], names: Sequence[str], *, title: str, name: str) -> str:
+    """Parameters of each trial as a line over parallel axes, each from its least to its largest.
+
+    Args:
+        points: Trials.
+        names: Parameters.
+        title: Accessible name of the figure.
+        name: Prefix of the ids inside, unique on the page.
+    """
+    figure, axes = _canvas(2)
+    for label, kind, i, width in (("tried", False, 4, 0.8), ("chosen", True, 0, 1.8)):
+        for k, point in enumerate(p for p in points if p.chosen == kind):
+            axes.plot(
+                range(len(names)), point.place, color=_SERIES[i], lw=width,
+                linestyle="-" if kind else (0, (2, 1.5)), alpha=1.0 if kind else 0.5,
+                label=label if k == 0 else None,
+            )  # fmt: skip
+    axes.set(xlim=(-0.1, max(len(names) - 0.9, 0.1)), ylim=(-0.03, 1.03))
+    axes.set_xticks(range(len(names)), [n.replace(".", "\n", 1) for n in names])
+    axes.set_yticks([0, 1], ["least", "most"])
+    return _svg(figure, title, f"{title}. The values are in the table of trials.", name)
+
+
 def roc(lines: Sequence[Line], *, log: bool, title: str, name: str) -> str:
     """ROC curves with the diagonal of guessing.
 
@@ -318,11 +389,14 @@ def _svg(figure: Any, title: str, description: str, name: str) -> str:
 __all__ = [
     "Line",
     "Point",
+    "Trial",
     "average_roc",
     "edges",
     "front",
+    "parallel",
     "robustness",
     "roc",
     "shades",
     "tradeoff",
+    "trials",
 ]
