@@ -32,7 +32,16 @@ from graphsec.attacks.base import Attack
 from graphsec.attacks.extraction import laundering, subgraphs, surrogate
 from graphsec.attacks.fairness import fa_gnn, fair_prbcd, g_fairattack
 from graphsec.attacks.inference import hogwild
-from graphsec.attacks.leakage import closed_form, gifd, gradient_matching, guess, idlg
+from graphsec.attacks.leakage import (
+    closed_form,
+    gifd,
+    gradient_matching,
+    grain,
+    graph_matching,
+    guess,
+    idlg,
+    structure_matching,
+)
 from graphsec.attacks.links import linkteller, stealing
 from graphsec.attacks.membership import confidence, lira, rmia, shadow_mlp
 from graphsec.attacks.poisoning import meta_pgd, meta_prbcd, metattack
@@ -58,6 +67,8 @@ __all__ = [
     "g_fairattack",
     "gifd",
     "gradient_matching",
+    "grain",
+    "graph_matching",
     "graphmi",
     "grbcd",
     "guess",
@@ -88,6 +99,7 @@ __all__ = [
     "shadow_worlds",
     "similarity",
     "stealing",
+    "structure_matching",
     "subgraphs",
     "surrogate",
     "tdgia",

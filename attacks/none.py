@@ -19,7 +19,7 @@ class NoAttack(Attack):
     Source: none needed; it scores the defense's price on clean data.
     """
 
-    tasks = ("classification", "regression", "ranking", "rating")
+    tasks = ("classification", "regression", "ranking", "rating", "graph")
 
     def run(self, view: View, rng: Rng) -> Perturbation:
         """An empty perturbation."""

@@ -330,7 +330,7 @@ class Compose(Defense):
     @property
     def tasks(self) -> tuple[str, ...]:  # type: ignore[override]
         """What every part can defend."""
-        known = (*Defense.tasks, "ranking", "rating")
+        known = (*Defense.tasks, "ranking", "rating", "graph")
         return tuple(task for task in known if all(task in part.tasks for part in self.parts))
 
     @property

@@ -16,4 +16,4 @@ class NoDefense(Defense):
     Source: the training recipe of the model itself.
     """
 
-    tasks = ("classification", "regression", "ranking", "rating")
+    tasks = ("classification", "regression", "ranking", "rating", "graph")

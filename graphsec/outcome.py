@@ -161,6 +161,8 @@ class Reconstruction(Outcome):
         counts: (classes,) how many of the nodes asked about have each label.
         inputs: Name of a weight matrix → (k, width) what it multiplied at each node, after
             aggregation (``models.maps``).
+        owner: (k,) which of the graphs asked about each node is of, where whole graphs were: their
+            nodes have no numbers of their own. None in games about nodes.
     """
 
     nodes: Tensor
@@ -169,6 +171,7 @@ class Reconstruction(Outcome):
     y: Tensor | None = None
     counts: Tensor | None = None
     inputs: dict[str, Tensor] = field(default_factory=dict)
+    owner: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

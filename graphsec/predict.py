@@ -17,6 +17,7 @@ from graphsec.graph import Graph
 from graphsec.models.base import GNN, Capabilities, Sizes, inputs
 from graphsec.ops import Adj, Features
 from graphsec.ranking import top_items
+from graphsec.readout import pooled
 from graphsec.registry import DEFENSES
 from graphsec.sampling import Shadow
 from graphsec.train import Recipe, Release, Trace
@@ -155,15 +156,24 @@ class Predictor:
     def logits(self, graph: Graph, nodes: Tensor | None = None) -> Tensor:
         """Logits of ``nodes`` (default all) in ``graph``, which is sanitised first.
 
-        A ranking model gives embeddings.
+        A ranking model gives embeddings; of a set of graphs every node has its graph's answer.
         """
         known = self._logits.get(graph)
-        if known is None and nodes is not None and self.model.capabilities.alone:
+        alone = self.model.capabilities.alone and graph.task != "graph"
+        if known is None and nodes is not None and alone:
             return self.present(self.forward(inputs(graph), graph.adj, nodes))
         if known is None:
-            known = self.answer(inputs(graph), graph.adj)
+            known = self.read(graph, self.answer(inputs(graph), graph.adj))
             self._logits[graph] = known
         return known if nodes is None else known[nodes]
+
+    def read(self, graph: Graph, logits: Tensor) -> Tensor:
+        """(n, classes) the logits of nodes; in a set of graphs each node has its graph's."""
+        if graph.task != "graph":
+            return logits
+        assert graph.graph_id is not None
+        how = "mean" if self.origin is None else self.origin.recipe.training.readout
+        return pooled(logits, graph.graph_id, how)[graph.graph_id]
 
     def predict_proba(self, graph: Graph, nodes: Tensor | None = None) -> Tensor:
         """Class probabilities (k, classes)."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from graphsec.game import Gradients, Secret
+from graphsec.game import Gradients, GraphGradients, Secret
+from graphsec.game.graph_gradients import truth as true_graphs
 from graphsec.graph import Graph
 from graphsec.graph.arrays import take_rows
 from graphsec.metrics import (
@@ -18,6 +19,7 @@ from graphsec.metrics import (
     auc_by_degree,
     certified_ratio,
     fairness_metrics,
+    graph_metrics,
     hits,
     label_metrics,
     macro_f1,
@@ -30,6 +32,7 @@ from graphsec.metrics import (
     relative_error,
     rmse,
     roc_curve,
+    split_by,
 )
 from graphsec.models.base import inputs
 from graphsec.models.maps import map_inputs
@@ -111,7 +114,10 @@ def score(
             raise ValueError("scoring attributes needs the game's secret, and its nodes in order")
         numbers.update(attribute_metrics(outcome.scores, secret.answer))
     if isinstance(outcome, Reconstruction) and secret is not None:
-        numbers.update(_recovered(outcome, graph, predictor, secret))
+        whole = isinstance(secret.rules, GraphGradients)
+        numbers.update(
+            (_recovered_graphs if whole else _recovered)(outcome, graph, predictor, secret)
+        )
     if isinstance(outcome, PropertyGuess):
         if secret is None:
             raise ValueError("scoring a property needs the game's secret")
@@ -225,6 +231,24 @@ def _recovered(
     return numbers
 
 
+def _recovered_graphs(
+    outcome: Reconstruction, graph: Graph, victim: Predictor, secret: Secret
+) -> dict[str, Metric]:
+    """How close the graphs that a gradient gave away are to those it was computed on."""
+    x, adj, owner = outcome.x, outcome.adj, outcome.owner
+    if x is None or adj is None or owner is None:
+        raise ValueError(
+            "a recovered graph needs x, adj and owner: features, edges, whose a node is"
+        )
+    ids, labels = secret.answer
+    if len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(ids):
+        raise ValueError(
+            f"owner must lie in 0…{len(ids) - 1}, found {int(owner.min())}…{int(owner.max())}"
+        )
+    numbers = graph_metrics(split_by(owner, x, adj), true_graphs(graph, secret))
+    return numbers | label_metrics(outcome.y, outcome.counts, labels)
+
+
 def ownership(verdict: Verdict) -> dict[str, Metric]:
     """What the owner finds about a copy: a high score and a low p-value accuse it."""
     return {
@@ -286,6 +310,7 @@ def _utility(
         nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)
     if graph.y is None or len(nodes) == 0:
         return {}
+    nodes = _one_each(graph, nodes)
     predicted, y = predictor.predict(graph, nodes), graph.y[nodes]
     if graph.task == "regression":
         value = r_squared(predicted, y)
@@ -295,6 +320,16 @@ def _utility(
         "macro_f1": Metric(macro_f1(predicted, y), True, 0, 1, "clean macro F1"),
         **_fairness(graph, predictor, nodes),
     }
+
+
+def _one_each(graph: Graph, nodes: torch.Tensor) -> torch.Tensor:
+    """The nodes; where whole graphs are classified, one node of each of theirs."""
+    if graph.task != "graph":
+        return nodes
+    assert graph.graph_id is not None
+    place = torch.full((int(graph.graph_id.max()) + 1,), -1)
+    place[graph.graph_id[nodes]] = nodes
+    return place[place >= 0]
 
 
 def _fairness(graph: Graph, predictor: Predictor, nodes: torch.Tensor) -> dict[str, Metric]:
@@ -335,9 +370,9 @@ def _validation(graph: Graph, predictor: Predictor) -> dict[str, Metric]:
     if graph.task == "rating":
         found = _rated(graph, predictor, part="val").get("rmse")
         return {} if found is None else {"val_rmse": replace(found, label="RMSE, validation")}
-    if graph.task != "classification" or graph.split is None or graph.y is None:
+    if graph.task not in ("classification", "graph") or graph.split is None or graph.y is None:
         return {}
-    nodes = graph.split.val
+    nodes = _one_each(graph, graph.split.val)
     if not len(nodes):
         return {}
     value = accuracy(predictor.predict(graph, nodes), graph.y[nodes])

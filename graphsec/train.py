@@ -19,6 +19,7 @@ from graphsec.models.base import GNN, ModelSpec, inputs
 from graphsec.ops import Adj, Features
 from graphsec.ranking import BPR, Draw
 from graphsec.rating import SquaredError
+from graphsec.readout import Graphs, Readout
 from graphsec.registry import MODELS, SAMPLERS, Component, Range, SpecError
 from graphsec.rng import Rng
 from graphsec.rounds import LocalRounds, sum_of_clients
@@ -63,6 +64,7 @@ class Training(Component):
             (Zhang et al., SIGIR 2013).
         sampler: "shadow", or its spec: the model is trained, validated and asked on a subgraph of
             its own around each node; None on the whole graph, or on hops if there are batches.
+        readout: How the answer about a whole graph is read off its nodes (task "graph").
         expose: Number of first steps, or rounds, that leave the trainer (gradient leakage).
         local_steps: Steps of a round after which the difference of the weights is released and
             used, not the gradient of each (FedAvg: McMahan et al., AISTATS 2017, algorithm 1, with
@@ -89,6 +91,7 @@ class Training(Component):
     triples: Draw = "users"
     negatives: Annotated[int, Field(ge=1, le=1024), Range(1, 32, log=True)] = 1
     sampler: Annotated[Shadow | None, PlainValidator(_sampler)] = None
+    readout: Readout = "mean"
     expose: Annotated[int, Field(ge=0)] = 0
     local_steps: Annotated[int, Field(ge=1), Range(1, 20, log=True)] | None = None
 
@@ -251,9 +254,11 @@ def fit(
         )
     _check_federated(training, pairwise, clients)
     if graph.task == "ranking":
-        objective: BPR | SquaredError | Labels = BPR(model, graph, training, x, adj)
+        objective: BPR | SquaredError | Graphs | Labels = BPR(model, graph, training, x, adj)
     elif graph.task == "rating":
         objective = SquaredError(model, graph, training, x, adj)
+    elif graph.task == "graph":
+        objective = Graphs(model, graph, training, x, adj)
     else:
         objective = Labels(model, graph, training, x, adj, targets, clients)
     optimizer = _optimizer(model, training, pairwise)

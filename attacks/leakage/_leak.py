@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from graphsec.attacks.base import Attack
-from graphsec.game import Gradients
+from graphsec.game import EdgeGradients, Gradients, GraphGradients
+from graphsec.game.edge_gradients import roots_of
 from graphsec.graph import Graph
 from graphsec.models.base import GNN
 from graphsec.ops import Adj
 from graphsec.predict import Predictor
+from graphsec.readout import Readout
 from graphsec.threat import Access, Timing, View
 from graphsec.train import Release
 
@@ -56,12 +58,15 @@ class Moment:
     predictor: Predictor
 
 
+Rules = Gradients | GraphGradients | EdgeGradients
+
+
 @dataclass(frozen=True, eq=False)
 class Leak:
     """Gradients that left training, of one step or of several after each other.
 
     Attributes:
-        roots: (k,) nodes whose mean loss they are the gradients of.
+        roots: (k,) nodes whose mean loss they are the gradients of; of whole graphs, their sizes.
         moments: What left, the step in question first; finite, and of the parameters' shapes.
         rules: What is private.
         classes: Number of classes.
@@ -70,7 +75,7 @@ class Leak:
 
     roots: Tensor
     moments: tuple[Moment, ...]
-    rules: Gradients
+    rules: Rules
     classes: int
     local: Local | None = None
 
@@ -103,6 +108,17 @@ class Leak:
         """What the step saw of the sanitised adjacency."""
         seen: Adj = adj if self.defense is None else self.defense.within(adj, self.roots)
         return seen
+
+    @property
+    def readout(self) -> Readout:
+        """How the answer about a whole graph is read off its nodes."""
+        origin = self.predictor.origin
+        return "mean" if origin is None else origin.recipe.training.readout
+
+    def hidden(self, known: Graph) -> Tensor:
+        """Nodes (k,) whose features are private, in games about nodes."""
+        assert isinstance(self.rules, Gradients)
+        return self.rules.hidden(known, self.roots)
 
     @property
     def last_bias(self) -> Tensor:
@@ -155,8 +171,10 @@ class LeakageAttack(Attack):
                 the steps were not on all roots.
         """
         rules = view.rules
-        if not isinstance(rules, Gradients):
-            raise TypeError(f"attack {self.name!r} plays the game 'gradients', not {rules.name!r}")
+        if rules.name != self.game or not isinstance(rules, Rules):
+            raise TypeError(
+                f"attack {self.name!r} plays the game {self.game!r}, not {rules.name!r}"
+            )
         if view.question is None:
             raise ValueError(f"attack {self.name!r}: pass question=secret.question, the roots")
         sent = {r.round: r for r in view.releases() if r.kind in ("gradient", "update")}
@@ -175,7 +193,10 @@ class LeakageAttack(Attack):
             Moment(each, each if local is None else local.gradient(each, at.model), at)
             for each, at in found
         )
-        return Leak(view.question, moments, rules, classes, local)
+        roots = view.question
+        if isinstance(rules, EdgeGradients):
+            roots = roots_of(roots, view.known.num_nodes)
+        return Leak(roots, moments, rules, classes, local)
 
 
 def _moment(name: str, view: View, release: Release) -> tuple[dict[str, Tensor], Predictor]:

@@ -101,7 +101,7 @@ class GIFD(LeakageAttack):
                 f"attack 'gifd' needs the labels of {len(leak.roots)} roots: play the game with "
                 "labels = 'known', and set labels"
             )
-        nodes = leak.rules.hidden(view.known, leak.roots)
+        nodes = leak.hidden(view.known)
         problem, rows = posed(view, leak, nodes, y)
         prior = self._prior(view, nodes, rng["prior"])
         runs = [self._run(problem, prior, rows, rng["run"][i]) for i in range(self.restarts)]

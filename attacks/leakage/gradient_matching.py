@@ -113,7 +113,7 @@ class GradientMatching(LeakageAttack):
                     "attack 'gradient-matching': labels are private in this game; play it with "
                     "labels = 'known'"
                 )
-        nodes = leak.rules.hidden(view.known, leak.roots)
+        nodes = leak.hidden(view.known)
         told, informed = y, self.prior > 0 or self.start == "mean"
         if y is None and leak.secrets and len(leak.roots) == 1:
             y = torch.zeros(1, dtype=torch.int64)  # keys are looked for: any may be the root's

@@ -51,7 +51,7 @@ class GradientGuess(LeakageAttack):
         """Features of all nodes for which they are private."""
         leak = self.leak(view)
         counts = leak.counts()
-        nodes, labels = leak.rules.hidden(view.known, leak.roots), leak.labels(counts)
+        nodes, labels = leak.hidden(view.known), leak.labels(counts)
         if self.guess == "zero":
             width = leak.predictor.sizes[1] if leak.predictor.sizes else view.known.num_features
             x = torch.zeros(len(nodes), width)

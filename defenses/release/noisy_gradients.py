@@ -29,6 +29,7 @@ class NoisyGradients(Defense):
         distribution: "gaussian" or "laplace" (of scale std / √2).
     """
 
+    tasks: ClassVar[tuple[str, ...]] = (*Defense.tasks, "graph")
     version: ClassVar[int] = 2
 
     std: Annotated[float, Field(gt=0, lt=float("inf")), Range(1e-4, 1e-1, log=True)] = 1e-3

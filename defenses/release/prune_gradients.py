@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,6 +27,8 @@ class PruneGradients(Defense):
     Attributes:
         keep: Share of the entries of each parameter that are kept, one at least.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = (*Defense.tasks, "graph")
 
     keep: Annotated[float, Field(gt=0, le=1), Range(0.01, 1.0, log=True)] = 0.1
 

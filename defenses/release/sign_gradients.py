@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,6 +22,8 @@ class SignGradients(Defense):
     Source: Bernstein et al., signSGD, ICML 2018, algorithm 1; the scale of each parameter as in
     Karimireddy et al., Error Feedback Fixes SignSGD, ICML 2019 (both from memory).
     """
+
+    tasks: ClassVar[tuple[str, ...]] = (*Defense.tasks, "graph")
 
     def release(self, gradients: list[Tensor]) -> list[Tensor]:
         """Signs times the mean size."""

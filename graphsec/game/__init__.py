@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from graphsec.game.attributes import Attributes
 from graphsec.game.base import Game, Open, Secret
+from graphsec.game.edge_gradients import EdgeGradients
 from graphsec.game.gradients import Gradients
+from graphsec.game.graph_gradients import GraphGradients
 from graphsec.game.links import Links
 from graphsec.game.membership import Membership
 from graphsec.game.property import Property
 
-__all__ = ["Attributes", "Game", "Gradients", "Links", "Membership", "Open", "Property", "Secret"]
+__all__ = [
+    "Attributes",
+    "EdgeGradients",
+    "Game",
+    "Gradients",
+    "GraphGradients",
+    "Links",
+    "Membership",
+    "Open",
+    "Property",
+    "Secret",
+]

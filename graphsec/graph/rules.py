@@ -48,6 +48,7 @@ def check(g: Graph) -> None:
         raise GraphError("edge_y must be finite for rating, found NaN or infinity")
     _check_labels(g)
     _check_split(g)
+    _check_graphs(g)
     check_ranking(g)
 
 
@@ -111,3 +112,25 @@ def _check_split(g: Graph) -> None:
     if (seen > 1).any():
         node = int((seen > 1).nonzero()[0])
         raise GraphError(f"split must be disjoint, found node {node} {int(seen[node])} times")
+
+
+def _check_graphs(g: Graph) -> None:
+    """In graph classification every node carries the label, and the part, of its graph."""
+    if g.task != "graph" or g.y is None:
+        return
+    if g.graph_id is None:
+        raise GraphError("graph_id is missing: task 'graph' needs to know whose each node is")
+    count = int(g.graph_id.max()) + 1
+    if int(g.graph_id.min()) < 0:
+        raise GraphError(f"graph_id must be ≥ 0 for task 'graph', found {int(g.graph_id.min())}")
+    part = torch.zeros_like(g.y)
+    for i, (_, index) in enumerate(g.split.items() if g.split is not None else []):
+        part[index] = i + 1
+    for name, value in (("y", g.y), ("split", part)):
+        first = value.new_zeros(count).index_copy(0, g.graph_id, value)
+        if not torch.equal(first[g.graph_id], value):
+            node = int((first[g.graph_id] != value).nonzero()[0])
+            raise GraphError(
+                f"{name} must be one for all nodes of a graph, it differs in graph "
+                f"{int(g.graph_id[node])}"
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphsec.metrics.base import Curve, Metric
 from graphsec.metrics.fairness import FairnessError, check_groups, fairness_metrics
+from graphsec.metrics.graphs import graph_metrics, split_by
 from graphsec.metrics.privacy import (
     DegreeGroup,
     attribute_metrics,
@@ -42,6 +43,7 @@ __all__ = [
     "check_groups",
     "expected_calibration_error",
     "fairness_metrics",
+    "graph_metrics",
     "hit_rate",
     "hits",
     "label_metrics",
@@ -58,4 +60,5 @@ __all__ = [
     "relative_error",
     "rmse",
     "roc_curve",
+    "split_by",
 ]

@@ -71,7 +71,7 @@ class Capabilities:
         second_order: Gradients can be differentiated again, in parameters and edge weights.
     """
 
-    tasks: tuple[str, ...] = ("classification", "regression")
+    tasks: tuple[str, ...] = ("classification", "regression", "graph")
     uses_edges: bool = True
     edge_weight: bool = True
     sampled: bool = True

@@ -23,6 +23,7 @@ BASELINES = (
     "random",
     "random-features",
     "random-injection",
+    "structure-similarity",
 )  # what the others are compared with
 # These do their harm to a victim trained on their flips: compared with random ones in tests/unit.
 POISONING = ("meta-pgd", "meta-prbcd", "metattack")
@@ -116,11 +117,23 @@ LEAKING = {
 
 FAIR = {"graphs": unfair_graphs, "harm": "attacked_delta_sp"}
 
+
+@cache
+def molecule_sets() -> dict[str, Graph]:
+    """Sets of small graphs, of which a whole one is private."""
+    spec = {"name": "molecules", "graphs": 30, "smallest": 4, "largest": 7}
+    return {f"molecules-{s}": graphsec.load(spec, seed=s).replace(name=f"m{s}") for s in (0, 1)}
+
+
+WHOLE = {**LEAKING, "graphs": molecule_sets}
+
 OTHERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("confidence", "lira", "rmia", "shadow-mlp"), MEMBERS),
     **dict.fromkeys(
         ("closed-form", "gifd", "gradient-guess", "gradient-matching", "idlg"), LEAKING
     ),
+    **dict.fromkeys(("structure-matching", "structure-similarity"), LEAKING),
+    **dict.fromkeys(("grain", "graph-guess", "graph-matching"), WHOLE),
     **dict.fromkeys(("property-loss-test", "property-shadow", "property-threshold"), LARGE),
     **dict.fromkeys(("fa-gnn", "fair-prbcd", "g-fairattack"), FAIR),
     "brute-force": {
@@ -140,6 +153,8 @@ SPECS: dict[str, dict[str, Any]] = {  # enough for tiny graphs
     "property-threshold": {"name": "property-threshold", "shadows": 8},
     "gifd": {"name": "gifd", "epochs": 20, "steps": 60, "width": 32, "latent": 8},
     "gradient-matching": {"name": "gradient-matching", "steps": 40},
+    "graph-matching": {"name": "graph-matching", "steps": 15, "restarts": 1},
+    "grain": {"name": "grain", "steps": 500},
     "grbcd": {"name": "grbcd", "steps": 8},
     "brute-force": {"name": "brute-force", "stop": True},
     "fa-gnn": {"name": "fa-gnn", "epochs": 50},
@@ -157,6 +172,7 @@ SPECS: dict[str, dict[str, Any]] = {  # enough for tiny graphs
     "metattack": {"name": "metattack", "inner_steps": 20},
     "query-search": {"name": "query-search", "steps": 60},
     "rmia": {"name": "rmia", "shadows": 2},
+    "structure-matching": {"name": "structure-matching", "steps": 40},
     "model-extraction": {"name": "model-extraction", "training": TRAINING},
     "model-laundering": {"name": "model-laundering", "epochs": 20, "labels": 1.0},
     "shadow-mlp": {"name": "shadow-mlp", "shadows": 2},

@@ -413,7 +413,8 @@ def test_classes_are_not_selected_by_ndcg() -> None:
         ({"dataset": "cora", "model": "lightgcn"},
          "model 'lightgcn' is for ranking, not for classification ('planetoid/cora')"),
         ({"dataset": "ranking/ml-100k", "model": "gcn"},
-         "model 'gcn' is for classification, regression, not for ranking ('ranking/ml-100k')"),
+         "model 'gcn' is for classification, regression, graph, not for ranking ("
+         "'ranking/ml-100k')"),
         ({"dataset": "ranking/ml-100k", "model": "lightgcn", "attack": "prbcd"},
          "attack 'prbcd' is for classification, not for ranking ('ranking/ml-100k')"),
         ({"dataset": "ranking/ml-100k", "model": "lightgcn", "defense": "jaccard"},
@@ -470,7 +471,7 @@ def test_a_misfit_that_shows_after_loading_is_skipped_untrained(
     monkeypatch.setattr(DATASETS[ranked_dataset], "task", "classification")
     record = graphsec.run(graphsec.Cell(dataset=ranked_dataset, model="gcn"))
     assert record.status == "skipped"
-    assert "model 'gcn' is for classification, regression, not for ranking" in record.reason
+    assert "model 'gcn' is for classification, regression, graph, not for ranking" in record.reason
 
 
 def test_scores_leave_training_and_validation_out(fitted: graphsec.Predictor) -> None:

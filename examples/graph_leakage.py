@@ -1,0 +1,142 @@
+"""The tables of docs/leakage_discrete.md: `python examples/graph_leakage.py depth 20`.
+
+Tables are "depth", "baselines", "sizes", "batches", "defenses", "adaptive" and "edges"; the second
+argument is the number of seeds, each of which draws the private graph (or node) and the weights.
+The last needs the files of planetoid/cora, the others those of molecules/aids. A refusal counts as
+nothing found.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from scipy.stats import binomtest
+
+import graphsec
+
+Row = tuple[str, dict[str, Any]]
+GCN = {"name": "gcn", "dropout": 0.0, "layers": 3}
+GAT = {"name": "gat", "dropout": 0.0, "layers": 3}
+GRAIN = {"name": "grain", "steps": 10_000}
+MATCHING = {"name": "graph-matching", "restarts": 1}
+
+
+def game(**fields: Any) -> dict[str, Any]:
+    """Graphs of at most 15 atoms, unless said otherwise."""
+    return {"name": "graph-gradients", "largest": 15, **fields}
+
+
+def depth() -> Iterator[Row]:
+    """By model and number of layers."""
+    for base, layers in ((GCN, 2), (GCN, 3), (GCN, 4), (GAT, 3), (GAT, 4)):
+        model = {**base, "layers": layers}
+        yield f"grain, {base['name']}, {layers} layers", {"model": model, "attack": GRAIN}
+
+
+def baselines() -> Iterator[Row]:
+    """Attacks that know the number of atoms, and else what grain does."""
+    known = game(sizes="known")
+    yield "graph-guess", {"model": GCN, "attack": "graph-guess", "game": known}
+    yield "graph-matching, gcn, 3 layers", {"model": GCN, "attack": MATCHING, "game": known}
+    yield "graph-matching, gat, 3 layers", {"model": GAT, "attack": MATCHING, "game": known}
+
+
+def sizes() -> Iterator[Row]:
+    """By number of atoms."""
+    for low, high in ((2, 8), (9, 12), (13, 18), (19, 40)):
+        for model in (GCN, GAT):
+            parts = {"model": model, "attack": GRAIN, "game": game(smallest=low, largest=high)}
+            yield f"{model['name']}, {low}–{high} atoms", parts
+
+
+def batches() -> Iterator[Row]:
+    """By number of graphs in a step, of at most 8 atoms."""
+    for graphs in (1, 2, 3, 4):
+        attack = {**GRAIN, "largest": 8, "steps": 3_000}
+        parts = {"model": GAT, "attack": attack, "game": game(graphs=graphs, largest=8)}
+        yield f"gat, {graphs} graphs", parts
+
+
+def defenses() -> Iterator[Row]:
+    """Behind what a release may do to the gradient."""
+    releases: list[dict[str, Any]] = [
+        *({"name": "prune-gradients", "keep": keep} for keep in (0.99, 0.9, 0.5, 0.1)),
+        *({"name": "noisy-gradients", "std": std} for std in (1e-7, 1e-5, 1e-3)),
+        {"name": "sign-gradients"},
+    ]
+    for model in (GCN, GAT):
+        for defense in releases:
+            said = ", ".join(str(value) for value in defense.values())
+            parts = {"model": model, "attack": GRAIN, "defense": defense}
+            yield f"{model['name']}, {said}", parts
+
+
+def adaptive() -> Iterator[Row]:
+    """By an attacker who knows of the defense: complete columns, or thresholds above the noise."""
+    for model in (GCN, GAT):
+        for keep in (0.9, 0.5, 0.1):
+            defense: dict[str, Any] = {"name": "prune-gradients", "keep": keep}
+            attack = {**GRAIN, "skip_zeros": True}
+            parts = {"model": model, "attack": attack, "defense": defense}
+            yield f"{model['name']}, prune-gradients, {keep}, skip_zeros", parts
+        defense = {"name": "noisy-gradients", "std": 1e-5}
+        attack = {**GRAIN, "cut": 1e-3, "threshold": 0.03, "match": 0.01}
+        parts = {"model": model, "attack": attack, "defense": defense}
+        yield f"{model['name']}, noisy-gradients, 1e-05, cut 1e-3, threshold .03", parts
+
+
+def edges() -> Iterator[Row]:
+    """Edges at one node of Cora."""
+    matching: dict[str, Any] = {"name": "structure-matching", "steps": 100}
+    for layers in (2, 1, 3):
+        parts = {
+            "model": {**GCN, "layers": layers}, "game": "edge-gradients", "dataset": "cora",
+        }  # fmt: skip
+        yield f"structure-matching, gcn, {layers} layers", {**parts, "attack": matching}
+    yield "structure-similarity", {**parts, "attack": "structure-similarity"}
+
+
+TABLES = {
+    "depth": depth, "baselines": baselines, "sizes": sizes, "batches": batches,
+    "defenses": defenses, "adaptive": adaptive, "edges": edges,
+}  # fmt: skip
+
+
+def interval(values: list[float]) -> str:
+    """Mean, and for shares of 0 and 1 Wilson's 95 % interval, else the standard error."""
+    n, mean = len(values), sum(values) / len(values)
+    if set(values) <= {0.0, 1.0}:
+        low, high = binomtest(int(sum(values)), n).proportion_ci(method="wilson")
+        return f"{mean:.2f} ({low:.2f}–{high:.2f})"
+    spread = (sum((v - mean) ** 2 for v in values) / max(n - 1, 1)) ** 0.5
+    return f"{mean:.2f} ± {spread / n**0.5:.2f}"
+
+
+def main(table: str, seeds: int) -> None:
+    """Print one table."""
+    graphs = ["exact_share", "placed_share", "neighbourhood_share", "edge_f1"]
+    metrics = ["auc", "average_precision", "precision_at_count"] if table == "edges" else graphs
+    print(f"| | {' | '.join(metrics)} | refused | seconds |\n|---|{'---|' * (len(metrics) + 2)}")
+    rows = TABLES[table]()
+    for name, parts in rows:
+        records = [_run(parts, seed) for seed in range(seeds)]
+        done = [r for r in records if r.status == "done"]
+        values = {m: [r.value(m) if r.status == "done" else 0.0 for r in records] for m in metrics}
+        cost = sum(r.cost["attack_seconds"] for r in done) / max(len(done), 1)
+        shown = " | ".join(interval(values[m]) for m in metrics)
+        print(f"| {name} | {shown} | {len(records) - len(done)} | {cost:.1f} |", flush=True)
+
+
+def _run(parts: Mapping[str, Any], seed: int) -> graphsec.Record:
+    start = {"dataset": "molecules/aids", "game": game(), **parts}
+    cell = graphsec.Cell(**start, training={"epochs": 1, "expose": 1}, seed=seed)
+    record = graphsec.run(cell)
+    if record.status == "failed" and "ValueError: attack" not in record.reason:
+        raise RuntimeError(record.reason)
+    return record
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
