@@ -115,10 +115,10 @@ class Leak:
         origin = self.predictor.origin
         return "mean" if origin is None else origin.recipe.training.readout
 
-    def hidden(self, known: Graph) -> Tensor:
-        """Nodes (k,) whose features are private, in games about nodes."""
+    def hidden(self, known: Graph, roots: Tensor | None = None) -> Tensor:
+        """Nodes (k,) whose features are private, in the game about them; of some of the roots."""
         assert isinstance(self.rules, Gradients)
-        return self.rules.hidden(known, self.roots)
+        return self.rules.hidden(known, self.roots if roots is None else roots)
 
     @property
     def last_bias(self) -> Tensor:

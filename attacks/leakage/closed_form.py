@@ -110,7 +110,7 @@ class ClosedForm(LeakageAttack):
                         x = found
         if x is not None and self.through and leak.defense is not None:
             shown = torch.ones(view.known.num_nodes, dtype=torch.bool)
-            shown[leak.rules.hidden(view.known, root)] = False
+            shown[leak.hidden(view.known, root)] = False
             x = leak.defense.estimate(x, features(view.known).to_dense()[shown])
         return Reconstruction(nodes=root, x=x, inputs=inputs)
 
