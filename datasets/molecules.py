@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,19 +22,33 @@ from graphsec.rng import Rng
 
 @dataclass(frozen=True, kw_only=True)
 class Molecules(Dataset):
-    """Base: features are the type of an atom and its degree, each one-hot; bonds have no type."""
+    """Base: features are the type of an atom and its degree, each one-hot; bonds have no type.
+
+    Attributes:
+        labels: Of "graphs": whether there is an atom of type 2 (nitrogen). Of "atoms", for games
+            about nodes: how many neighbours are of another type than 0 (carbon), 3 for more.
+    """
 
     default_split: ClassVar[Strategy] = {"fractions": [0.6, 0.2, 0.2]}
 
+    labels: Literal["graphs", "atoms"] = "graphs"
+
     @property
     def task(self) -> str:
-        """Labels are of whole graphs."""
-        return "graph"
+        """Of whole graphs, or of nodes."""
+        return "graph" if self.labels == "graphs" else "classification"
 
     def _set(self, pairs: np.ndarray, atoms: np.ndarray, owner: np.ndarray, rng: Rng) -> Graph:
-        """A set of molecules, labelled by whether there is an atom of type 2 (nitrogen)."""
+        """A set of molecules with labels."""
         degree = np.bincount(pairs.ravel(), minlength=len(atoms))
         x = np.hstack([np.eye(k.max() + 1, dtype=np.float32)[k] for k in (atoms, degree)])
+        if self.labels == "atoms":
+            ends, other = np.hstack([pairs, pairs[::-1]])
+            near = np.bincount(ends, weights=atoms[other] != 0, minlength=len(atoms))
+            return Graph.from_edges(
+                pairs, len(atoms), x=x, y=np.minimum(near, 3).astype(np.int64), graph_id=owner,
+                name=self.name,
+            )  # fmt: skip
         y = np.zeros(owner.max() + 1, np.int64)
         y[owner[atoms == 2]] = 1
         parts = None

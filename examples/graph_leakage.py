@@ -1,9 +1,8 @@
-"""The tables of docs/leakage_discrete.md: `python examples/graph_leakage.py depth 20`.
+"""The tables of docs/leakage_discrete.md: `python examples/graph_leakage.py depth 20 1000`.
 
-Tables are "depth", "baselines", "sizes", "batches", "defenses", "adaptive" and "edges"; the second
-argument is the number of seeds, each of which draws the private graph (or node) and the weights.
-The last needs the files of planetoid/cora, the others those of molecules/aids. A refusal counts as
-nothing found.
+Arguments are the table (a key of ``TABLES``), the number of seeds and the first of them; a seed
+draws the private graph (or node) and the weights. "edges" needs the files of planetoid/cora, the
+others those of molecules/aids. A refusal counts as nothing found.
 """
 
 from __future__ import annotations
@@ -38,9 +37,27 @@ def depth() -> Iterator[Row]:
 def baselines() -> Iterator[Row]:
     """Attacks that know the number of atoms, and else what grain does."""
     known = game(sizes="known")
+    zero = {"name": "graph-guess", "guess": "zero"}
+    yield "zeros, no edges", {"model": GCN, "attack": zero, "game": known}
     yield "graph-guess", {"model": GCN, "attack": "graph-guess", "game": known}
     yield "graph-matching, gcn, 3 layers", {"model": GCN, "attack": MATCHING, "game": known}
     yield "graph-matching, gat, 3 layers", {"model": GAT, "attack": MATCHING, "game": known}
+
+
+def trained() -> Iterator[Row]:
+    """After so many steps on the private graph."""
+    for model in (GCN, GAT):
+        for step in (0, 5, 20, 100):
+            parts = {"model": model, "attack": GRAIN, "game": game(step=step)}
+            after = {"training": {"epochs": step + 1, "expose": step + 1}}
+            yield f"{model['name']}, {step} steps", {**parts, **after}
+
+
+def activations() -> Iterator[Row]:
+    """By activation of a GCN; the last is tanh(8 z), which is linear in a smaller range."""
+    kinds: dict[str, Any] = {"relu": "relu", "tanh": "tanh", "tanh(8 z)": (2.0, 16.0, 1.0)}
+    for name, kind in kinds.items():
+        yield f"gcn, {name}", {"model": {**GCN, "activation": kind}, "attack": GRAIN}
 
 
 def sizes() -> Iterator[Row]:
@@ -100,7 +117,8 @@ def edges() -> Iterator[Row]:
 
 TABLES = {
     "depth": depth, "baselines": baselines, "sizes": sizes, "batches": batches,
-    "defenses": defenses, "adaptive": adaptive, "edges": edges,
+    "trained": trained, "activations": activations, "defenses": defenses, "adaptive": adaptive,
+    "edges": edges,
 }  # fmt: skip
 
 
@@ -114,14 +132,14 @@ def interval(values: list[float]) -> str:
     return f"{mean:.2f} ± {spread / n**0.5:.2f}"
 
 
-def main(table: str, seeds: int) -> None:
+def main(table: str, seeds: int, first: int = 0) -> None:
     """Print one table."""
     graphs = ["exact_share", "placed_share", "neighbourhood_share", "edge_f1"]
     metrics = ["auc", "average_precision", "precision_at_count"] if table == "edges" else graphs
     print(f"| | {' | '.join(metrics)} | refused | seconds |\n|---|{'---|' * (len(metrics) + 2)}")
     rows = TABLES[table]()
     for name, parts in rows:
-        records = [_run(parts, seed) for seed in range(seeds)]
+        records = [_run(parts, seed) for seed in range(first, first + seeds)]
         done = [r for r in records if r.status == "done"]
         values = {m: [r.value(m) if r.status == "done" else 0.0 for r in records] for m in metrics}
         cost = sum(r.cost["attack_seconds"] for r in done) / max(len(done), 1)
@@ -131,7 +149,7 @@ def main(table: str, seeds: int) -> None:
 
 def _run(parts: Mapping[str, Any], seed: int) -> graphsec.Record:
     start = {"dataset": "molecules/aids", "game": game(), **parts}
-    cell = graphsec.Cell(**start, training={"epochs": 1, "expose": 1}, seed=seed)
+    cell = graphsec.Cell(**{"training": {"epochs": 1, "expose": 1}, **start}, seed=seed)
     record = graphsec.run(cell)
     if record.status == "failed" and "ValueError: attack" not in record.reason:
         raise RuntimeError(record.reason)
@@ -139,4 +157,4 @@ def _run(parts: Mapping[str, Any], seed: int) -> graphsec.Record:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from graphsec.game import Gradients, GraphGradients, Secret
+from graphsec.game import Gradients, GraphGradients, NeighbourhoodGradients, Secret
 from graphsec.game.graph_gradients import truth as true_graphs
+from graphsec.game.neighbourhood_gradients import true_trees
 from graphsec.graph import Graph
 from graphsec.graph.arrays import take_rows
 from graphsec.metrics import (
@@ -34,6 +35,7 @@ from graphsec.metrics import (
     roc_curve,
     split_by,
 )
+from graphsec.metrics.trees import tree_metrics, unrolled
 from graphsec.models.base import inputs
 from graphsec.models.maps import map_inputs
 from graphsec.outcome import (
@@ -114,7 +116,7 @@ def score(
             raise ValueError("scoring attributes needs the game's secret, and its nodes in order")
         numbers.update(attribute_metrics(outcome.scores, secret.answer))
     if isinstance(outcome, Reconstruction) and secret is not None:
-        whole = isinstance(secret.rules, GraphGradients)
+        whole = isinstance(secret.rules, GraphGradients | NeighbourhoodGradients)
         numbers.update(
             (_recovered_graphs if whole else _recovered)(outcome, graph, predictor, secret)
         )
@@ -234,7 +236,7 @@ def _recovered(
 def _recovered_graphs(
     outcome: Reconstruction, graph: Graph, victim: Predictor, secret: Secret
 ) -> dict[str, Metric]:
-    """How close the graphs that a gradient gave away are to those it was computed on."""
+    """How close graphs, or neighbourhoods, that a gradient gave away are to the true ones."""
     x, adj, owner = outcome.x, outcome.adj, outcome.owner
     if x is None or adj is None or owner is None:
         raise ValueError(
@@ -245,7 +247,13 @@ def _recovered_graphs(
         raise ValueError(
             f"owner must lie in 0…{len(ids) - 1}, found {int(owner.min())}…{int(owner.max())}"
         )
-    numbers = graph_metrics(split_by(owner, x, adj), true_graphs(graph, secret))
+    found = split_by(owner, x, adj)
+    if isinstance(secret.rules, NeighbourhoodGradients):
+        hops = secret.rules.hops
+        trees = [unrolled(*each, 0, hops) for each in found]
+        numbers = tree_metrics(trees, true_trees(graph, secret), hops)
+    else:
+        numbers = graph_metrics(found, true_graphs(graph, secret))
     return numbers | label_metrics(outcome.y, outcome.counts, labels)
 
 

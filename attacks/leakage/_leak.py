@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphsec.attacks.base import Attack
-from graphsec.game import EdgeGradients, Gradients, GraphGradients
+from graphsec.game import EdgeGradients, Gradients, GraphGradients, NeighbourhoodGradients
 from graphsec.game.edge_gradients import roots_of
 from graphsec.graph import Graph
 from graphsec.models.base import GNN
@@ -58,7 +58,7 @@ class Moment:
     predictor: Predictor
 
 
-Rules = Gradients | GraphGradients | EdgeGradients
+Rules = Gradients | GraphGradients | EdgeGradients | NeighbourhoodGradients
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,8 @@ class Leak:
     """Gradients that left training, of one step or of several after each other.
 
     Attributes:
-        roots: (k,) nodes whose mean loss they are the gradients of; of whole graphs, their sizes.
+        roots: (k,) nodes whose mean loss they are the gradients of; of whole graphs, their sizes;
+            of whole neighbourhoods, −1.
         moments: What left, the step in question first; finite, and of the parameters' shapes.
         rules: What is private.
         classes: Number of classes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -165,7 +165,12 @@ class GraphGuess(GraphLeakageAttack):
 
     Source: a baseline of this project: graphs of a set are alike, and what a guess has in common
     with a private one no gradient gave away.
+
+    Attributes:
+        guess: "known", or "zero": as many nodes without features and edges.
     """
+
+    guess: Literal["known", "zero"] = "known"
 
     @property
     def needs(self) -> Access:
@@ -182,6 +187,11 @@ class GraphGuess(GraphLeakageAttack):
         known, asked = view.known, view.question
         assert asked is not None
         assert known.graph_id is not None
+        if self.guess == "zero":
+            size = typical_size(asked, known)
+            blank, adj = torch.zeros(size, known.num_features), torch.zeros(size, size)
+            owner = torch.zeros(size, dtype=torch.int64)
+            return Reconstruction(nodes=torch.arange(size), x=blank, adj=adj, owner=owner, y=y)
         sizes, labels = torch.bincount(known.graph_id), graph_labels(known)
         there = (sizes > 0) & (labels == y)
         there = there if bool(there.any()) else sizes > 0

@@ -9,6 +9,7 @@ from graphsec.game.gradients import Gradients
 from graphsec.game.graph_gradients import GraphGradients
 from graphsec.game.links import Links
 from graphsec.game.membership import Membership
+from graphsec.game.neighbourhood_gradients import NeighbourhoodGradients
 from graphsec.game.property import Property
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "GraphGradients",
     "Links",
     "Membership",
+    "NeighbourhoodGradients",
     "Open",
     "Property",
     "Secret",

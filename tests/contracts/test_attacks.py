@@ -127,6 +127,16 @@ def molecule_sets() -> dict[str, Graph]:
 
 WHOLE = {**LEAKING, "graphs": molecule_sets}
 
+
+@cache
+def atoms() -> dict[str, Graph]:
+    """Sets of small graphs with labels of nodes, of which a whole neighbourhood is private."""
+    spec = {"name": "molecules", "graphs": 40, "smallest": 4, "largest": 9, "labels": "atoms"}
+    return {f"atoms-{s}": graphsec.load(spec, seed=s).replace(name=f"a{s}") for s in (0, 1)}
+
+
+AROUND = {**LEAKING, "graphs": atoms}
+
 OTHERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("confidence", "lira", "rmia", "shadow-mlp"), MEMBERS),
     **dict.fromkeys(
@@ -134,6 +144,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     ),
     **dict.fromkeys(("structure-matching", "structure-similarity"), LEAKING),
     **dict.fromkeys(("grain", "graph-guess", "graph-matching"), WHOLE),
+    **dict.fromkeys(("grain-nodes", "neighbourhood-guess"), AROUND),
     **dict.fromkeys(("property-loss-test", "property-shadow", "property-threshold"), LARGE),
     **dict.fromkeys(("fa-gnn", "fair-prbcd", "g-fairattack"), FAIR),
     "brute-force": {

@@ -23,7 +23,7 @@ from graphsec.attacks.leakage.grain.layers import (
     gradients,
     layers_of,
 )
-from graphsec.attacks.leakage.grain.several import together
+from graphsec.attacks.leakage.grain.several import reconstruction, together
 from graphsec.attacks.leakage.grain.span import Span, complete
 from graphsec.outcome import Reconstruction
 from graphsec.registry import ATTACKS
@@ -115,7 +115,7 @@ class Grain(LeakageAttack):
             "ranks": [span.rank for span in spans], "kinds": len(kinds.degree), "blocks": inside,
             "distance": distance, "exact": distance < self.match,
         }  # fmt: skip
-        return _outcome(chosen, blocks, leak, info)
+        return reconstruction(chosen, blocks.kinds, leak, info)
 
     def _spans(self, leak: Leak) -> list[Span]:
         """The span of each hidden layer's ∇W, the first layer's first.
@@ -193,36 +193,6 @@ class Grain(LeakageAttack):
 
 def _vector(gradient: dict[str, Tensor]) -> np.ndarray:
     return torch.cat([g.double().ravel() for g in gradient.values()]).numpy()
-
-
-def _outcome(
-    chosen: list[tuple[Found, int]], blocks: Blocks, leak: Leak, info: dict[str, object]
-) -> Reconstruction:
-    """The chosen graphs side by side."""
-    kinds = [graph[0] for graph, _ in chosen]
-    kind = np.concatenate(kinds) if kinds else np.zeros(0, np.int64)
-    labels = torch.tensor([label for _, label in chosen], dtype=torch.int64)
-    single = len(leak.roots) == 1
-    sides = [torch.from_numpy(graph[1]) for graph, _ in chosen]
-    return Reconstruction(
-        nodes=torch.arange(len(kind)),
-        x=torch.from_numpy(blocks.kinds.x[kind]).float(),
-        adj=_beside(sides),
-        owner=torch.repeat_interleave(torch.tensor([*map(len, kinds)], dtype=torch.int64)),
-        y=leak.last_bias.argmin().unsqueeze(0) if single else None,
-        counts=None if single else torch.bincount(labels, minlength=leak.classes),
-        info=info,
-    )
-
-
-def _beside(sides: list[Tensor]) -> Tensor:
-    """(n, n) adjacencies along the diagonal."""
-    total, start = sum(map(len, sides)), 0
-    adj = torch.zeros(total, total)
-    for side in sides:
-        adj[start : start + len(side), start : start + len(side)] = side
-        start += len(side)
-    return adj
 
 
 def _mean_input(leak: Leak, layers: Layers) -> np.ndarray | None:

@@ -87,6 +87,14 @@ class Alphabet:
                         f"more than {ROWS:,}"
                     )
                 x = x[span.of_rows(end).holds(x)]
+        return self._with_degrees(x)
+
+    def seen(self, present: np.ndarray) -> Kinds:
+        """Known nodes that have no feature outside of ``present`` (d,)."""
+        return self._with_degrees(self.rows[(self.rows[:, ~present] == 0).all(1)])
+
+    def _with_degrees(self, x: np.ndarray) -> Kinds:
+        """The degree that features tell, or else each in turn."""
         if self.degree_of:
             told = np.full(self.rows.shape[1], -1)
             told[list(self.degree_of)] = list(self.degree_of.values())

@@ -87,6 +87,12 @@ class GCNLayers:
         total = sent[centre] + sent[leaves].sum(1)
         return self._activated(root[centre] * total + self.bias[0])
 
+    def after(self, i: int, given: np.ndarray) -> np.ndarray:
+        """Hidden state from what the map of layer i is given after aggregation; of the last: it."""
+        if i == len(self.weight):
+            return given
+        return self._activated(given @ self.weight[i] + self.bias[i])
+
     def states(self, x: np.ndarray, adj: np.ndarray) -> list[np.ndarray]:
         """All hidden states."""
         operator, states = gcn_operator(adj), []

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from scipy.optimize import nnls
+from torch import Tensor
 
+from graphsec.attacks.leakage._leak import Leak
+from graphsec.attacks.leakage.grain.alphabet import Kinds
 from graphsec.attacks.leakage.grain.join import Found
+from graphsec.outcome import Reconstruction
 
 MOST = 300  # different graphs that are held at once
 
@@ -41,7 +46,7 @@ def together(
     def ask() -> None:
         nonlocal best, nearest, asked
         asked = len(tried)
-        chosen, off = _shares(np.array(columns).T, seen, count)
+        chosen, off = shares(np.array(columns).T, seen, count)
         if off < nearest:
             best, nearest = [tried[i] for i in chosen], off
 
@@ -66,7 +71,7 @@ def together(
     return best, nearest
 
 
-def _shares(columns: np.ndarray, seen: np.ndarray, count: int) -> tuple[list[int], float]:
+def shares(columns: np.ndarray, seen: np.ndarray, count: int) -> tuple[list[int], float]:
     """``count`` columns, some perhaps repeated, and the relative distance of their mean."""
     scale = np.linalg.norm(seen)
     share, _ = nnls(columns / scale, seen / scale, maxiter=100 * columns.shape[1])
@@ -89,3 +94,33 @@ def _mark(graph: Found) -> str:
     made = nx.from_numpy_array(adj)
     nx.set_node_attributes(made, {i: str(k) for i, k in enumerate(kind)}, "kind")
     return str(nx.weisfeiler_lehman_graph_hash(made, node_attr="kind", iterations=len(kind)))
+
+
+def reconstruction(
+    chosen: list[tuple[Found, int]], kinds: Kinds, leak: Leak, info: dict[str, object]
+) -> Reconstruction:
+    """The chosen graphs side by side."""
+    every = [graph[0] for graph, _ in chosen]
+    kind = np.concatenate(every) if every else np.zeros(0, np.int64)
+    labels = torch.tensor([label for _, label in chosen], dtype=torch.int64)
+    single = len(leak.roots) == 1
+    sides = [torch.from_numpy(graph[1]) for graph, _ in chosen]
+    return Reconstruction(
+        nodes=torch.arange(len(kind)),
+        x=torch.from_numpy(kinds.x[kind]).float(),
+        adj=beside(sides),
+        owner=torch.repeat_interleave(torch.tensor([*map(len, every)], dtype=torch.int64)),
+        y=leak.last_bias.argmin().unsqueeze(0) if single else None,
+        counts=None if single else torch.bincount(labels, minlength=leak.classes),
+        info=info,
+    )
+
+
+def beside(sides: list[Tensor]) -> Tensor:
+    """(n, n) adjacencies along the diagonal."""
+    total, start = sum(map(len, sides)), 0
+    adj = torch.zeros(total, total)
+    for side in sides:
+        adj[start : start + len(side), start : start + len(side)] = side
+        start += len(side)
+    return adj
