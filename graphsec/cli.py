@@ -109,6 +109,9 @@ def run(
     seed: Annotated[
         list[int] | None, typer.Option(min=0, help="Seeds instead of the spec's; repeatable.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run and for how long; run nothing.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run a matrix: what the store has is not run again, and an interrupted run goes on.
@@ -139,6 +142,11 @@ def run(
         matrix = dataclasses.replace(matrix, seeds=list(dict.fromkeys(seed)))
     for line in [*matrix.problems(), *matrix.notes]:
         typer.echo(f"graphsec: {line}", err=True)
+    if dry_run:
+        from graphsec.forecast import forecast
+
+        typer.echo(forecast(matrix, store, workers, retry_failed=retry_failed).text())
+        return
     try:
         results = matrix.run(
             store, workers, retry_failed=retry_failed, progress=not quiet,
@@ -284,6 +292,29 @@ def show(
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
     if reason:
         typer.echo(f"reason:\n{reason}")
+
+
+@app.command()
+def doctor(
+    plain: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what this installation is: versions, threads, kernels, data; 1 if something is wrong."""
+    import dataclasses
+    import json
+
+    from graphsec.doctor import examine
+
+    findings = examine()
+    if plain:
+        typer.echo(json.dumps([dataclasses.asdict(f) for f in findings], ensure_ascii=False))
+    else:
+        for finding in findings:
+            advice = f"  → {finding.advice}" if not finding.fine else ""
+            typer.echo(
+                f"{'ok ' if finding.fine else '!! '} {finding.what}: {finding.found}{advice}"
+            )
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(1)
 
 
 @data.command("list")
