@@ -32,6 +32,7 @@ from graphsec.attacks.base import Attack
 from graphsec.attacks.extraction import laundering, subgraphs, surrogate
 from graphsec.attacks.fairness import fa_gnn, fair_prbcd, g_fairattack
 from graphsec.attacks.inference import hogwild
+from graphsec.attacks.interactions import de_anonymisation, popularity
 from graphsec.attacks.leakage import (
     closed_form,
     gifd,
@@ -55,6 +56,7 @@ __all__ = [
     "chain_inversion",
     "closed_form",
     "confidence",
+    "de_anonymisation",
     "degree",
     "dice",
     "fa_gnn",
@@ -90,6 +92,7 @@ __all__ = [
     "nettack",
     "none",
     "pgd",
+    "popularity",
     "prbcd",
     "query_search",
     "random",

@@ -25,6 +25,7 @@ from graphsec.metrics import (
     label_metrics,
     macro_f1,
     margin,
+    per_user_metrics,
     property_metrics,
     r_squared,
     ranking_metrics,
@@ -111,6 +112,8 @@ def score(
         if not torch.equal(asked, secret.question):
             raise ValueError("the outcome must answer the secret's question, in its order")
         numbers.update(ranking_metrics(outcome.scores, secret.answer))
+        if secret.game == "interactions":
+            numbers.update(per_user_metrics(outcome.scores, secret.answer, asked[0]))
     if isinstance(outcome, AttributeScores):
         if secret is None or not torch.equal(outcome.nodes, secret.question):
             raise ValueError("scoring attributes needs the game's secret, and its nodes in order")

@@ -7,6 +7,7 @@ from graphsec.game.base import Game, Open, Secret
 from graphsec.game.edge_gradients import EdgeGradients
 from graphsec.game.gradients import Gradients
 from graphsec.game.graph_gradients import GraphGradients
+from graphsec.game.interactions import Interactions
 from graphsec.game.links import Links
 from graphsec.game.membership import Membership
 from graphsec.game.neighbourhood_gradients import NeighbourhoodGradients
@@ -18,6 +19,7 @@ __all__ = [
     "Game",
     "Gradients",
     "GraphGradients",
+    "Interactions",
     "Links",
     "Membership",
     "NeighbourhoodGradients",

@@ -77,6 +77,42 @@ def ranking_metrics(scores: Tensor, truth: Tensor) -> dict[str, Metric]:
     }
 
 
+def per_user_metrics(scores: Tensor, truth: Tensor, users: Tensor) -> dict[str, Metric]:
+    """Mean over users of AUC and precision within the user's own pairs; lower is better.
+
+    Precision is at the user's own number of true pairs: a perfect attacker has 1, a guess the
+    share of true pairs. Ties count half, and share a place. Users with pairs of one kind only
+    don't count.
+
+    Args:
+        scores: (k,) higher means more likely positive.
+        truth: (k,) 0 or 1.
+        users: (k,) whose pair it is.
+
+    Raises:
+        ValueError: No user has pairs of both kinds.
+    """
+    areas, precisions = [], []
+    order = torch.argsort(users, stable=True)
+    ends = torch.unique(users[order], return_counts=True)[1].tolist()
+    for mine in torch.split(order, ends):
+        values, hit = scores[mine].double().numpy(), truth[mine].bool().numpy()
+        if hit.all() or not hit.any():
+            continue
+        areas.append(auc(values[hit], values[~hit]))
+        cut = np.sort(values)[::-1][hit.sum() - 1]
+        above, level = values > cut, values == cut
+        left = (hit.sum() - above.sum()) / level.sum()
+        precisions.append((hit[above].sum() + left * hit[level].sum()) / hit.sum())
+    if not areas:
+        raise ValueError("no user has pairs that are true and pairs that are not")
+    label = "precision at a user's true count, mean over users"
+    return {
+        "user_auc": Metric(float(np.mean(areas)), False, 0, 1, "attack AUC, mean over users"),
+        "user_precision": Metric(float(np.mean(precisions)), False, 0, 1, label),
+    }
+
+
 def margin(scores: Tensor) -> Tensor:
     """(k,) how far the score of value 1 is above that of value 0, of two values (k, 2 or 1)."""
     wide = torch.nn.functional.pad(scores, (0, max(0, 2 - scores.shape[1])))

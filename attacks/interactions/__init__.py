@@ -1,0 +1,1 @@
+"""Attacks on what users of a recommender did, one file a method."""
