@@ -27,12 +27,12 @@ from graphsec.attacks.adversarial import (
     sga,
     tdgia,
 )
-from graphsec.attacks.attributes import from_features, from_outputs
+from graphsec.attacks.attributes import from_embeddings, from_features, from_outputs
 from graphsec.attacks.base import Attack
 from graphsec.attacks.extraction import laundering, subgraphs, surrogate
 from graphsec.attacks.fairness import fa_gnn, fair_prbcd, g_fairattack
 from graphsec.attacks.inference import hogwild
-from graphsec.attacks.interactions import de_anonymisation, popularity
+from graphsec.attacks.interactions import de_anonymisation, members, popularity
 from graphsec.attacks.leakage import (
     closed_form,
     gifd,
@@ -65,6 +65,7 @@ __all__ = [
     "feature_prbcd",
     "fga",
     "fgsm",
+    "from_embeddings",
     "from_features",
     "from_outputs",
     "g_fairattack",
@@ -86,6 +87,7 @@ __all__ = [
     "lrbcd",
     "mc_gra",
     "mean_threshold",
+    "members",
     "meta_pgd",
     "meta_prbcd",
     "metattack",

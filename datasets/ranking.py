@@ -190,6 +190,51 @@ class MovieLensRatings(MovieLens):
     val: Share = 0.2
 
 
+@DATASETS.register("rating/ml-100k-users")
+@dataclass(frozen=True, kw_only=True)
+class MovieLensUsers(MovieLensRatings):
+    """``rating/ml-100k`` with something private about each user (Harper & Konstan 2015).
+
+    It is the graph's sensitive attribute, of which models see nothing; items have none (−1).
+
+    Attributes:
+        attribute: "gender" (0 M, 1 F), "age" (0 under 25, 1 from 25, 2 from 35, 3 from 50 on), or
+            "occupation" (21 of them, in the order of the alphabet).
+    """
+
+    files: ClassVar[tuple[File, ...]] = (
+        *MovieLens.files,
+        File(
+            "ml-100k/u.user",
+            f"{_MOVIELENS}/dataset/ml-100k/u.user",
+            "f120e114da2e8cf314fd28f99417c94ae9ddf1cb6db8ce0e4b5995d40e90e62c",
+            22628,
+        ),
+    )
+    about: ClassVar[About] = About(
+        2625, 60000, 0, 0, "gender", "GroupLens: research only, no redistribution",
+        "https://grouplens.org/datasets/movielens/100k/",
+    )  # fmt: skip
+
+    attribute: Literal["gender", "age", "occupation"] = "gender"
+
+    def read(self, rng: Rng) -> Graph:
+        """The graph, with the attribute."""
+        graph, name = super().read(rng), self.files[1].name
+        rows = [line.split("|") for line in read(self.files)[name].decode("ascii").splitlines()]
+        if [row[0] for row in rows] != [str(i + 1) for i in range(graph.num_users)]:
+            raise DataCorruptError(f"{name}: must hold users 1 to {graph.num_users} in order")
+        if self.attribute == "age":
+            values = np.searchsorted([25, 35, 50], [int(row[1]) for row in rows], "right")
+        elif self.attribute == "gender":
+            values = np.array([row[2] == "F" for row in rows], np.int64)
+        else:
+            values = np.unique([row[3] for row in rows], return_inverse=True)[1]
+        whole = np.full(graph.num_nodes, -1, np.int64)
+        whole[: len(values)] = values
+        return graph.replace(sensitive=torch.from_numpy(whole))
+
+
 @DATASETS.register("ranking/lastfm")
 @dataclass(frozen=True, kw_only=True)
 class LastFM(Ranking):

@@ -83,7 +83,8 @@ def scored(candidates: Sequence[Tensor], users: Tensor, taken: Tensor, rng: Rng)
     columns, penalty = chosen
     mine, mean = columns[users], wanted.mean(0)
     kernel = mine @ mine.T + penalty * torch.eye(len(mine), dtype=torch.float64)
-    return mean + columns @ (mine.T @ torch.linalg.solve(kernel, wanted - mean))
+    table: Tensor = mean + columns @ (mine.T @ torch.linalg.solve(kernel, wanted - mean))
+    return table
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,7 @@ def _ranks(white: _White) -> list[int]:
 def _errors(columns: Tensor, wanted: Tensor, fold: Tensor) -> np.ndarray:
     """(penalties,) squared error on users left out."""
     errors = np.zeros(len(PENALTIES))
-    for part in fold.unique():
+    for part in torch.unique(fold):
         out = fold == part
         kernel, mean = columns[~out] @ columns[~out].T, wanted[~out].mean(0)
         value, vector = torch.linalg.eigh(kernel)

@@ -126,5 +126,7 @@ def operator(told: Heard, ridge: float) -> Tensor:
     sent = torch.cat(sums, 1).double()
     users = torch.cat([told.public[at]["table"] for at in rounds], 1).double()
     value, vector = torch.linalg.eigh(users @ users.T)
-    solved = vector @ ((vector.T @ (users @ sent.T)) / (value + ridge * value[-1]).unsqueeze(1))
+    solved: Tensor = vector @ (
+        (vector.T @ (users @ sent.T)) / (value + ridge * value[-1]).unsqueeze(1)
+    )
     return solved

@@ -27,8 +27,9 @@ class Attributes(Game):
     whose value is not known (−1) are neither asked about nor examples.
 
     Attributes:
-        attribute: "sensitive", the sensitive attribute of the graph, or the number of a column of
-            its features, which has 2 to 10 different values: they are numbered as they rise.
+        attribute: "sensitive", the sensitive attribute of the graph, which has 2 to 32 values, or
+            the number of a column of its features, which has 2 to 10 different ones: they are
+            numbered as they rise.
         trained: Whether the victim is trained on (and answers from) features with the attribute.
             The sensitive attribute is put beside the features for that, as one column for each
             value but the first; a column of the features is left out otherwise.
@@ -91,10 +92,11 @@ class Attributes(Game):
             column = graph.x.to_dense()[:, self.attribute]
             found, values = torch.unique(column, return_inverse=True)
             count = len(found)
-        if not 2 <= count <= 10:
+        most = 32 if self.attribute == "sensitive" else 10
+        if not 2 <= count <= most:
             raise ValueError(
                 f"game 'attributes': attribute {self.attribute!r} of {graph.name!r} must have 2 to "
-                f"10 values, found {count}"
+                f"{most} values, found {count}"
             )
         return values
 

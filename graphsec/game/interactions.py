@@ -144,18 +144,28 @@ def _held_out(graph: Graph) -> sp.csr_matrix:
 
 def _candidates(graph: Graph, pairs: Tensor) -> Graph:
     """The pairs asked about and no others, with what users thought of them if that is known."""
-    n, holdout = graph.num_nodes, graph.holdout
-    none = torch.zeros((2, 0), dtype=torch.int64)
-    bare = Graph.from_edges(
+    holdout = graph.holdout
+    if graph.edge_y is None or holdout is None or holdout.test_y is None:
+        return only(graph, pairs, None)
+    n = graph.num_nodes
+    user, item = torch.cat([graph.edge_index, holdout.test], 1).numpy()
+    value = torch.cat([graph.edge_y, holdout.test_y]).numpy()
+    ratings = sp.csr_matrix((value, (user, item)), shape=(n, n))
+    found = np.asarray(ratings[pairs[0].numpy().copy(), pairs[1].numpy().copy()]).ravel()
+    return only(graph, pairs, torch.from_numpy(found))
+
+
+def only(graph: Graph, pairs: Tensor, ratings: Tensor | None) -> Graph:
+    """The users and items of a graph with other pairs (2, k), and their ratings (k,) if given."""
+    n, none = graph.num_nodes, torch.zeros((2, 0), dtype=torch.int64)
+    made = Graph.from_edges(
         pairs, n, node_type=graph.node_type, task=graph.task, name=graph.name,
         holdout=Holdout.of(none, none) if graph.task == "ranking" else None,
     )  # fmt: skip
-    if graph.edge_y is None or holdout is None or holdout.test_y is None:
-        return bare
-    row, col = graph.edge_index
-    where = torch.cat([torch.stack([row, col]), holdout.test, holdout.test.flip(0)], 1).numpy()
-    value = torch.cat([graph.edge_y, holdout.test_y, holdout.test_y]).numpy()
-    ratings = sp.csr_matrix((value, (where[0], where[1])), shape=(n, n))
-    row, col = bare.edge_index
-    found = np.asarray(ratings[row.numpy().copy(), col.numpy().copy()]).ravel().astype(np.float32)
-    return bare.replace(edge_y=torch.from_numpy(found))
+    if ratings is None:
+        return made
+    row, col = made.edge_index
+    key, given = torch.minimum(row, col) * n + torch.maximum(row, col), pairs[0] * n + pairs[1]
+    order = torch.argsort(given)
+    place = order[torch.searchsorted(given[order], key)]
+    return made.replace(edge_y=ratings[place].float())

@@ -107,7 +107,7 @@ def test_several_values_become_several_columns() -> None:
     ("game", "change", "message"),
     [
         ({}, {"sensitive": None}, "needs a sensitive attribute, found none in 'blocks'"),
-        ({}, {"sensitive": torch.zeros(90)}, "must have 2 to 10 values, found 1"),
+        ({}, {"sensitive": torch.zeros(90)}, "must have 2 to 32 values, found 1"),
         ({"attribute": 12}, {}, "column of the 12 features of 'blocks', got 12"),
         ({"attribute": 0}, {}, "must have 2 to 10 values, found 90"),
         ({"reveal": 0.999}, {}, "leaves none of the 90 nodes"),
