@@ -20,6 +20,7 @@ class Attack(Component):
         timing: When it happens unless the threat says otherwise.
         uses_edges: Whether it differentiates through the edges, so that a model which ignores
             them can't serve it.
+        federated: Whether it takes over clients of a federation.
         tasks: Tasks whose graphs it can attack.
     """
 
@@ -27,6 +28,7 @@ class Attack(Component):
     game: ClassVar[str] = "open"
     timing: ClassVar[Timing] = "evasion"
     uses_edges: ClassVar[bool] = False
+    federated: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
 
     @property

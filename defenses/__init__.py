@@ -8,7 +8,7 @@ if __name__ != "graphsec.defenses":
 from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
-from graphsec.defenses.federated import fedgnn, local_only, verfedgnn
+from graphsec.defenses.federated import fedavg, fedgnn, fedper, local_only, verfedgnn
 from graphsec.defenses.ownership import fingerprint, watermark
 from graphsec.defenses.private import (
     dp_gnn,
@@ -50,7 +50,9 @@ __all__ = [
     "dp_gnn",
     "dp_subgraphs",
     "dpar",
+    "fedavg",
     "fedgnn",
+    "fedper",
     "fingerprint",
     "gap",
     "gdc",

@@ -11,6 +11,7 @@ from torch import Tensor
 from graphsec.graph import Graph
 from graphsec.models.base import GNN, Sizes, inputs
 from graphsec.ops import Adj, Features
+from graphsec.outcome import Outcome
 from graphsec.ownership import Verifier
 from graphsec.predict import How, Origin, Predictor, PrivacyStatement
 from graphsec.registry import DEFENSES, Component, SpecError
@@ -59,6 +60,15 @@ class Defense(Component):
 
     def public(self) -> Defense:
         """This defense as attackers know it: another key where one of its fields is a secret."""
+        return self
+
+    @property
+    def federation(self) -> int:
+        """Number of clients whose updates are aggregated; 0 where training is in one place."""
+        return 0
+
+    def among(self, outcome: Outcome) -> Defense:
+        """This defense as it trains beside what an attack took over; itself unless federated."""
         return self
 
     def sanitise(
@@ -287,6 +297,15 @@ class Compose(Defense):
     def public(self) -> Defense:
         """With every part as attackers know it."""
         return replace(self, parts=tuple(part.public() for part in self.parts))
+
+    @property
+    def federation(self) -> int:
+        """That of the part that has clients."""
+        return max((part.federation for part in self.parts), default=0)
+
+    def among(self, outcome: Outcome) -> Defense:
+        """With every part beside what an attack took over."""
+        return replace(self, parts=tuple(part.among(outcome) for part in self.parts))
 
     def present(self, logits: Tensor) -> Tensor:
         """Every part's presentation in turn."""

@@ -166,6 +166,11 @@ class Cell:
     def misfits(self, task: str) -> list[str]:
         """Which parts are for other tasks than the data set's, or refuse each other."""
         p, name = self.parts, self.parts.dataset.name
+        if p.attack.federated and not p.defense.federation:
+            return [
+                f"attack {p.attack.name!r} takes over clients of a federation, "
+                f"defense {p.defense.name!r} has none"
+            ]
         # Models are asked first: one line is enough where nothing is for the task.
         for part, tasks in (
             (p.recipe.model, p.recipe.model.module.capabilities.tasks),
@@ -356,7 +361,10 @@ def _run(cell: Cell, cache: Cache) -> Record:
         out = p.attack.run(view, rng["attack"])
     attacked = time.perf_counter() - start
     start = time.perf_counter()
-    after = p.defense.fit(out.apply(known), p.recipe, rng["defense"]) if poisoning else clean
+    if poisoning:
+        after = p.defense.among(out).fit(out.apply(known), p.recipe, rng["defense"])
+    else:
+        after = clean
     retrained = time.perf_counter() - start if poisoning else 0.0
     p.threat.check(out, known, clean, after, question=shown.get("question"))
     nodes = p.threat.target_nodes(known)

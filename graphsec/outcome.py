@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphsec.federated.byzantine import Forge
 from graphsec.graph import Graph
 from graphsec.graph.arrays import flip_entries
 
@@ -85,6 +86,19 @@ class Perturbation(Outcome):
             return changed
         assert graph.x is not None
         return changed.replace(x=flip_entries(graph.x, entries))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Takeover(Outcome):
+    """Clients of a federation that send, from the first round on, what the attacker makes.
+
+    Attributes:
+        clients: How many; the federation draws which.
+        forge: What they send (``federated.byzantine``).
+    """
+
+    clients: int
+    forge: Forge
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -49,6 +49,7 @@ from graphsec.outcome import (
     PropertyGuess,
     Reconstruction,
     StolenModel,
+    Takeover,
 )
 from graphsec.ownership import Verdict
 from graphsec.predict import Predictor
@@ -84,6 +85,13 @@ def score(
             raise ValueError("local attacks are scored on the predictor they met, not on another")
         return _by_target(outcome, graph, predictor)
     numbers = {**_utility(graph, predictor, nodes), **_validation(graph, predictor)}
+    if isinstance(outcome, Takeover):
+        attacked = _utility(graph, after, nodes)["accuracy"].value
+        drop = numbers["accuracy"].value - attacked
+        numbers["attacked_accuracy"] = Metric(attacked, True, 0, 1, "accuracy under attack")
+        numbers["accuracy_drop"] = Metric(drop, False, -1, 1, "loss of accuracy")
+        taken = float(outcome.clients)
+        numbers["clients_taken"] = Metric(taken, False, 0, float("inf"), "clients taken over")
     if isinstance(outcome, Perturbation) and graph.task == "classification":
         if nodes is None:  # of the graph as it was: injected nodes have no labels
             nodes = graph.split.test if graph.split is not None else torch.arange(graph.num_nodes)

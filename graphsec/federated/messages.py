@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 Kind = Literal[
-    "setup", "degrees", "public", "sums", "neighbours", "gradient", "finish", "ready"
+    "setup", "degrees", "public", "sums", "neighbours", "gradient", "finish", "ready",
+    "weights", "update",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
 
@@ -45,7 +46,8 @@ class Message:
         round: Round of training; −1 is before the first.
         kind: What it is. The server sends setup, degrees (their totals), public (parameters),
             neighbours (the other parties' sums) and finish; a party answers degrees (its own),
-            ready, sums or gradient.
+            ready, sums or gradient. In a horizontal federation the server sends weights, a client
+            answers update.
         layer: Layer of sums and neighbours; −1 for other kinds.
         tensors: float32 and float64 tensors, or int8 ones of −1, 0 and 1, which travel in two
             bits each.

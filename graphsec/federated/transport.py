@@ -7,11 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from graphsec.federated.messages import Refused
-from graphsec.federated.party import Party
 
 log = logging.getLogger(__name__)
 
 Replies = list[tuple[int, bytes]]
+
+
+class Answering(Protocol):
+    """A party, as transports know it."""
+
+    def handle(self, content: bytes) -> bytes:
+        """The reply to a request; raises ``Refused`` where the request breaks a rule."""
+        ...
 
 
 class Transport(Protocol):
@@ -38,7 +45,7 @@ class InProcess:
         parties: The parties by number.
     """
 
-    def __init__(self, parties: Sequence[Party]) -> None:
+    def __init__(self, parties: Sequence[Answering]) -> None:
         self.parties = parties
 
     def exchange(self, requests: Mapping[int, bytes]) -> Replies:

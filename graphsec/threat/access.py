@@ -112,6 +112,7 @@ class Budget(Component):
             the column in the clean graph, 0 among them, and nothing but 0 and 1 where the
             clean features are nothing else.
         queries: Answers asked for (None: no limit).
+        clients: Clients of a federation that are the attacker's.
         utility_drop: Largest loss of accuracy that goes unnoticed (None: no limit).
     """
 
@@ -129,6 +130,14 @@ class Budget(Component):
     feature_range: tuple[float, float] | None = None
     queries: Annotated[int, Field(ge=0)] | None = None
     utility_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+    clients: Amount | None = None
+
+    def spec(self) -> dict[str, Any]:
+        """Without ``clients`` where there are none: cells from before it was there keep keys."""
+        fields = super().spec()
+        if self.clients is None:
+            del fields["clients"]
+        return fields
 
     def __post_init__(self) -> None:
         super().__post_init__()

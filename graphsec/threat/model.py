@@ -23,11 +23,12 @@ from graphsec.outcome import (
     PropertyGuess,
     Reconstruction,
     StolenModel,
+    Takeover,
 )
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import Component, SpecError
 from graphsec.rng import Rng
-from graphsec.threat.access import Access, Budget, BudgetExceeded, known_fields
+from graphsec.threat.access import Access, Budget, BudgetExceeded, known_fields, share
 from graphsec.threat.features import check_features, check_injection
 from graphsec.threat.view import View
 
@@ -168,6 +169,13 @@ class Threat(Component):
             check_injection(self.budget, outcome, graph)
             if self.budget.utility_drop is not None and before is not None:
                 self._check_utility(outcome, graph, before, after or before)
+        elif isinstance(outcome, Takeover):
+            origin = None if before is None else before.origin
+            allowed = share(self.budget.clients, 0 if origin is None else origin.defense.federation)
+            if outcome.clients > allowed:
+                raise BudgetExceeded(
+                    f"budget.clients allows {allowed} clients, the outcome has {outcome.clients}"
+                )
         elif isinstance(outcome, Answers):
             if not torch.isfinite(outcome.logits).all():
                 raise ValueError("answers must be finite, found NaN or infinity")

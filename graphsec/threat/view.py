@@ -15,7 +15,7 @@ from graphsec.ops import Adj, Features
 from graphsec.predict import Origin, Predictor
 from graphsec.registry import DEFENSES
 from graphsec.rng import Rng
-from graphsec.threat.access import Access, AccessDenied, BudgetExceeded
+from graphsec.threat.access import Access, AccessDenied, BudgetExceeded, share
 from graphsec.threat.features import FeatureLimits
 from graphsec.train import Release
 
@@ -166,6 +166,12 @@ class View:
     def injection_budget(self) -> tuple[int, int]:
         """Largest number of injected nodes, and of edges at each of them."""
         return self.threat.budget.injection(self._graph)
+
+    @property
+    def client_budget(self) -> int:
+        """Largest number of a federation's clients that may be the attacker's."""
+        clients = 0 if self._origin is None else self._origin.defense.federation
+        return share(self.threat.budget.clients, clients)
 
     @cached_property
     def feature_limits(self) -> FeatureLimits:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import graphsec
+from graphsec.defenses.federated._horizontal import HorizontalDefense
 from graphsec.defenses.federated._vertical import VerticalDefense
 from graphsec.graph import Graph
 from graphsec.models.base import Sizes
@@ -71,6 +72,11 @@ for _name in DEFENSES:
         _fields |= {"model": "rating-lightgcn", "graphs": staticmethod(tiny_ratings)}
         _fields |= {"spec": {"name": _name, "parties": 2}, "utility_drop": 0.3}
         _fields |= {"training": {"epochs": 25, "batch_size": None}}
+    if issubclass(DEFENSES[_name], HorizontalDefense):
+        # Half of the edges are missing; by communities a client of "karate" has one class only.
+        _spec = {"name": _name, "clients": 2, "local_steps": 3, "partition": "uniform"}
+        _fields |= {"spec": _spec, "training": {"epochs": 60, "weight_decay": 0.0}}
+        _fields |= {"utility_drop": 0.3}
     globals()[_class] = type(_class, (DefenseContract,), _fields)
 
 
