@@ -29,6 +29,7 @@ from graphsec.attacks.adversarial import (
 )
 from graphsec.attacks.attributes import from_embeddings, from_features, from_outputs
 from graphsec.attacks.base import Attack
+from graphsec.attacks.byzantine import alie, inner_product, noise, sign_flip, tailored
 from graphsec.attacks.extraction import laundering, subgraphs, surrogate
 from graphsec.attacks.fairness import fa_gnn, fair_prbcd, g_fairattack
 from graphsec.attacks.inference import hogwild
@@ -52,6 +53,7 @@ from graphsec.attacks.reconstruction import chain_inversion, graphmi, mc_gra, si
 
 __all__ = [
     "Attack",
+    "alie",
     "brute_force",
     "chain_inversion",
     "closed_form",
@@ -79,6 +81,7 @@ __all__ = [
     "guess",
     "hogwild",
     "idlg",
+    "inner_product",
     "laundering",
     "linkteller",
     "lira",
@@ -92,6 +95,7 @@ __all__ = [
     "meta_prbcd",
     "metattack",
     "nettack",
+    "noise",
     "none",
     "pgd",
     "popularity",
@@ -104,10 +108,12 @@ __all__ = [
     "sga",
     "shadow_mlp",
     "shadow_worlds",
+    "sign_flip",
     "similarity",
     "stealing",
     "structure_matching",
     "subgraphs",
     "surrogate",
+    "tailored",
     "tdgia",
 ]

@@ -28,6 +28,14 @@ BASELINES = (
 # These do their harm to a victim trained on their flips: compared with random ones in tests/unit.
 POISONING = ("meta-pgd", "meta-prbcd", "metattack")
 AIMED = ("degree",)  # at one kind of defense, the same
+# Need a federation, which the contract's victim is not: compared in tests/unit/test_byzantine.py.
+BYZANTINE = (
+    "alie",
+    "byzantine-noise",
+    "byzantine-sign-flip",
+    "byzantine-tailored",
+    "inner-product",
+)
 
 LOCAL = ("brute-force", "fga", "local-prbcd", "nettack", "sga")  # a world for each target
 FEW = {"budget": {"edges_per_node": 0.5}, "targets": tuple(range(0, 33, 4))}
@@ -194,7 +202,7 @@ SPECS: dict[str, dict[str, Any]] = {  # enough for tiny graphs
 for _name in ATTACKS:
     _fields: dict[str, Any] = {
         "spec": SPECS.get(_name, _name),
-        "beats_random": _name not in BASELINES + POISONING + AIMED,
+        "beats_random": _name not in BASELINES + POISONING + AIMED + BYZANTINE,
         **({"threat": FEW} if _name in LOCAL else {}),
         **{k: staticmethod(v) if callable(v) else v for k, v in OTHERS.get(_name, {}).items()},
     }

@@ -1,0 +1,1 @@
+"""Clients of a federation that send lies in the place of their updates."""
