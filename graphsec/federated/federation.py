@@ -34,7 +34,7 @@ def part_of(graph: Graph, nodes: Tensor) -> Graph:
     """
     bare = graph.replace(holdout=None, task="none")
     part = bare.subgraph(nodes).replace(
-        task=graph.task, holdout=Holdout.of(*_nothing()) if graph.task == "ranking" else None
+        task=graph.task, holdout=no_holdout() if graph.task == "ranking" else None
     )
     if graph.edge_y is None:
         return part
@@ -42,9 +42,22 @@ def part_of(graph: Graph, nodes: Tensor) -> Graph:
     return part.replace(edge_y=graph.edge_y[place])
 
 
-def _nothing() -> tuple[np.ndarray, np.ndarray]:
+def no_holdout() -> Holdout:
+    """A holdout of nothing."""
     none = np.zeros((2, 0), np.int64)
-    return none, none
+    return Holdout.of(none, none)
+
+
+def parts_of(graph: Graph, owner: Tensor, parties: int) -> list[Graph]:
+    """What each party has, of a graph whose item i is the party's ``owner[i]``."""
+    users = torch.arange(graph.num_users)
+    items = ((owner == index).nonzero().ravel() + graph.num_users for index in range(parties))
+    return [part_of(graph, torch.cat([users, mine])) for mine in items]
+
+
+def seed_of(rng: Rng, party: int) -> int:
+    """The seed that a party is given: it leads to its own stream and to nobody else's."""
+    return rng["party"][party].entropy
 
 
 class Federation:
@@ -54,7 +67,7 @@ class Federation:
         graph: Users, items and interactions of all parties.
         owner: (items,) the party of each item.
         protocol: What all agree on.
-        rng: Stream of the training; each party and the server have a child of their own.
+        rng: Stream of the training; each party has a seed of its own from it, the server a child.
         keep: Rounds whose messages are kept with their tensors; None keeps all.
         around: Puts another transport around the one in this process (``Meddling``).
     """
@@ -70,15 +83,15 @@ class Federation:
         around: Callable[[Transport], Transport] = lambda transport: transport,
     ) -> None:
         self.owner, self.protocol = owner, protocol
-        users = torch.arange(graph.num_users)
-        self.parties = []
-        for index in range(protocol.parties):
-            mine = (owner == index).nonzero().ravel() + graph.num_users
-            part = part_of(graph, torch.cat([users, mine]))
-            self.parties.append(Party(index, part, protocol, rng["party"][index]))
+        self.parties = [
+            Party(index, part, protocol, Rng(seed_of(rng, index)))
+            for index, part in enumerate(parts_of(graph, owner, protocol.parties))
+        ]
+        self._serve(around(InProcess(self.parties)), rng, keep)
+
+    def _serve(self, transport: Transport, rng: Rng, keep: int | None) -> None:
         self.transcript = Transcript(keep)
-        transport = around(InProcess(self.parties))
-        self.server = Server(protocol, transport, rng["server"], self.transcript)
+        self.server = Server(self.protocol, transport, rng["server"], self.transcript)
         self.seconds = 0.0
 
     def run(
@@ -132,13 +145,17 @@ class Federation:
             agreed=self.protocol.spec(),
         )  # fmt: skip
 
+    def learned(self) -> list[dict[str, Tensor]]:
+        """The parameters of each party's backbone."""
+        return [party.model.state_dict() for party in self.parties]
+
     def into(self, model: Vertical) -> None:
         """Put what the parties have learned into a model of the whole federation.
 
         Only a simulation can: no party shows its items' embeddings to anybody.
         """
-        for part, party in zip(model.parts, self.parties, strict=True):
-            part.load_state_dict(party.model.state_dict())
+        for part, learned in zip(model.parts, self.learned(), strict=True):
+            part.load_state_dict(learned)
         sketch = self.protocol.sketch(max(self.server.next - 1, 0))
         if sketch is not None:
             model.bucket.copy_(sketch.bucket)
@@ -149,9 +166,9 @@ class Federation:
     def save(self, folder: Path) -> None:
         """Write the state of server and parties, a file each: a party's stays with the party."""
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "server.pt", self.server.state())
+        write_whole(folder / "server.pt", self.server.state())
         for index, party in enumerate(self.parties):
-            _write(folder / f"party-{index}.pt", party.state())
+            write_whole(folder / f"party-{index}.pt", party.state())
 
     def resume(self, folder: Path) -> None:
         """Go on from what ``save`` wrote.
@@ -175,8 +192,8 @@ class Federation:
             party.restore(state)
 
 
-def _write(path: Path, state: dict[str, Any]) -> None:
-    """Whole or not at all: a training may be killed while it writes."""
+def write_whole(path: Path, state: dict[str, Any]) -> None:
+    """Save to ``path``, whole or not at all: a training may be killed while it writes."""
     fresh = path.with_suffix(".new")
     torch.save(state, fresh)
     fresh.replace(path)

@@ -543,9 +543,9 @@ def test_checkpoints_fit_together(tmp_path: Path) -> None:
     made.run(2)
     made.save(tmp_path)
     made.run(4)
-    from graphsec.federated.federation import _write
+    from graphsec.federated.federation import write_whole
 
-    _write(tmp_path / "party-1.pt", made.parties[1].state())
+    write_whole(tmp_path / "party-1.pt", made.parties[1].state())
     with pytest.raises(ValueError, match=r"party-1\.pt must be of a round before 2"):
         federation().resume(tmp_path)
 
@@ -566,14 +566,15 @@ def test_partial_participation_scales_sums_and_gradients() -> None:
 
 
 def test_a_party_needs_nothing_but_its_own() -> None:
-    """Built from its graph, the protocol as JSON and its stream, it answers alike."""
+    """Built from its graph, the protocol as JSON and its seed, it answers alike."""
     import json
 
     from graphsec.federated import Party
+    from graphsec.federated.federation import seed_of
 
     made = federation()
     spec = json.loads(json.dumps(made.protocol.spec()))
-    alone = Party(1, made.parties[1].graph, Protocol.of(spec), Rng(0)["fed"]["party"][1])
+    alone = Party(1, made.parties[1].graph, Protocol.of(spec), Rng(seed_of(Rng(0)["fed"], 1)))
     request = Message(
         sender="server", receiver="party:1", round=0, kind="public",
         tensors=dict(made.server.public),

@@ -1,0 +1,213 @@
+"""The names inside Flower that graphsec uses, all in this file: a new Flower breaks it here only.
+
+Flower starts a process for each message, and its SuperNodes look for one every three seconds: a
+training of some hundred rounds would take hours. Here, in Flower's own mode "process" (``--isolation
+process``), what executes is a process of ours that stays: a party in its SuperNode's, the server in
+the caller's. Messages, SuperLink, SuperNodes, keys and certificates are Flower's.
+
+Written for flwr 1.41 and 1.42. Import it only where flwr is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.cli.build import build_fab_from_disk
+from flwr.common.constant import SubStatus
+from flwr.common.serde import fab_to_proto, run_from_proto
+from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullTaskInputRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.supercore.constant import TaskType
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+__all__ = ["Error", "HttpGrid", "Message", "RecordDict"]
+
+log = logging.getLogger(__name__)
+
+POLL = 0.05  # seconds between two looks for a message
+HEARTBEAT = 10.0
+RECORD = "graphsec"
+ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
+APP = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "federation"
+version = "1.0.0"
+dependencies = []
+[tool.flwr.app]
+publisher = "graphsec"
+[tool.flwr.app.components]
+serverapp = "app:none"
+clientapp = "app:none"
+"""
+
+public_bytes: Callable[[Any], bytes] = public_key_to_bytes
+
+
+# -- messages ---------------------------------------------------------------------------------
+
+
+def message(content: dict[str, Any], topic: str, node: int, ttl: float) -> Message:
+    """A message of plain values to a node."""
+    record = RecordDict({RECORD: ConfigRecord(content)})
+    return Message(record, dst_node_id=node, message_type=f"query.{topic}", ttl=ttl)
+
+
+def reply(content: dict[str, Any], to: Message) -> Message:
+    """The answer to a message."""
+    return Message(RecordDict({RECORD: ConfigRecord(content)}), reply_to=to)
+
+
+def content_of(message: Message) -> dict[str, Any]:
+    """The plain values of a message; empty where it is none of ours."""
+    if not message.has_content() or RECORD not in message.content.config_records:
+        return {}
+    return dict(message.content.config_records[RECORD])
+
+
+# -- a SuperLink and a server -----------------------------------------------------------------
+
+
+class Control:
+    """What the operator of a SuperLink does: let nodes in, begin a run."""
+
+    def __init__(self, address: str, ca: bytes | None) -> None:
+        self.client = ControlHttpClient.from_server_address(
+            address, ca is None, ca, [RuntimeVersionHttpInterceptor(component_name="flwr-cli")]
+        )
+
+    def register(self, public_key: bytes, name: str) -> int:
+        """Let the owner of a key in; the number of its node."""
+        request = RegisterNodeRequest(public_key=public_key, name=name)
+        return int(self.client.RegisterNode(request).node_id)
+
+    def start(self, folder: Path) -> int:
+        """Begin a run; the app it needs does nothing, as everybody runs code of their own."""
+        app = folder / "app"
+        (app / "app").mkdir(parents=True, exist_ok=True)
+        (app / "pyproject.toml").write_text(APP)
+        (app / "app" / "__init__.py").write_text("none = None\n")
+        content = build_fab_from_disk(app)
+        fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
+        return int(self.client.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
+
+
+def acquire(client: RuntimeHttpClient, kind: TaskType) -> str | None:
+    """The token of a task that waits for somebody; None if there is none."""
+    found = client.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
+    return str(found.token) if found.HasField("task") and found.token else None
+
+
+def runtime(address: str, ca: bytes | None, *more: Any) -> RuntimeHttpClient:
+    """A client of the part of SuperLink or SuperNode that hands out tasks."""
+    version = RuntimeVersionHttpInterceptor(component_name="SuperExec")
+    return RuntimeHttpClient.from_server_address(address, ca is None, ca, [version, *more])
+
+
+def signed(secret: bytes) -> Any:
+    """Signs the requests for tasks: who doesn't know the secret gets none."""
+    return SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=ACQUIRE)
+
+
+class ServerTask:
+    """The server's side of a run: a grid, kept alive until it is closed."""
+
+    def __init__(self, address: str, ca: bytes | None, secret: bytes, timeout: float) -> None:
+        client, end = runtime(address, ca, signed(secret)), time.monotonic() + timeout
+        while (token := acquire(client, TaskType.SERVER_APP)) is None:
+            if time.monotonic() > end:
+                raise TimeoutError(f"SuperLink has given no task in {timeout:g} s")
+            time.sleep(POLL)
+        client.close()
+        self.grid = HttpGrid(address, ca is None, ca, token=token)
+        self.grid._retry_invoker.max_time = timeout
+        given = self.grid._runtime_client.PullTaskInput(PullTaskInputRequest())
+        self.grid.set_run(run_from_proto(given.run))
+        TaskIdentity.task_id = given.task_id  # messages made in this process are of this run
+        TaskIdentity.run_id = given.run.run_id
+        TaskIdentity.node_id = given.context.node_id
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._stop.is_set():
+            with suppress(httpx.HTTPError):
+                self.grid._runtime_client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+            self._stop.wait(HEARTBEAT)
+
+    def close(self) -> None:
+        """End the run."""
+        self._stop.set()
+        self._thread.join(1)
+        self.grid._retry_invoker.max_tries = 1
+        with suppress(httpx.HTTPError):
+            self.grid._runtime_client.PushTaskOutput(
+                PushTaskOutputRequest(sub_status=SubStatus.COMPLETED)
+            )
+        self.grid.close()
+
+
+# -- a SuperNode and a party ------------------------------------------------------------------
+
+
+def execute(address: str, secret: bytes, answer: Callable[[Message], Message]) -> None:
+    """Answer what comes to the SuperNode at ``address``, one message after the other, for ever."""
+    client = runtime(address, None, signed(secret))
+    while True:
+        try:
+            token = acquire(client, TaskType.CLIENT_APP)
+        except httpx.TransportError:  # it is about to start
+            token = None
+        if token is None:
+            time.sleep(POLL)
+            continue
+        task = runtime(address, None, RuntimeTokenHttpInterceptor(token))
+        message, context, _, _ = pull_task_input(task)
+        push_message(task, answer(message), context)
+        push_task_output(task, context, SubStatus.COMPLETED, "")
+        task.close()
+
+
+def supernode() -> None:
+    """Flower's command ``flower-supernode``, with the arguments in ``sys.argv``, less patient."""
+    from flwr.supernode.cli import flower_supernode
+
+    import flwr.supernode.start_client_internal  # noqa: I001 - a function of this name shadows it
+    import sys
+
+    loop: Any = sys.modules["flwr.supernode.start_client_internal"]
+    loop.time = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, POLL)))
+    flower_supernode()
