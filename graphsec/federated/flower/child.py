@@ -8,9 +8,7 @@ of a folder (``parts.pack``) as long as process PID lives; the rest are argument
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import threading
 from pathlib import Path
 
 from graphsec.federated.flower.link import end_with
@@ -69,18 +67,10 @@ def party(folder: Path, port: int, host: type[Host] = Host) -> None:
 
     made = host(folder)
     secret = (folder / "secret").read_bytes()
-
-    def work() -> None:
-        try:
-            inner.execute(f"127.0.0.1:{port}", secret, made.answer)
-        except BaseException:
-            log.exception("the party ends")
-            os._exit(1)
-
-    threading.Thread(target=work, daemon=True).start()
+    executor = inner.Executor(f"127.0.0.1:{port}", secret, made.answer)
     sys.argv += ["--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
     sys.argv += ["--superexec-auth-secret-file", str(folder / "secret")]
-    inner.supernode()
+    inner.supernode(executor)
 
 
 def free_port() -> int:
@@ -96,8 +86,7 @@ def main(host: type[Host] = Host) -> None:
     """The command: FOLDER PID, and what ``flower-supernode`` takes."""
     folder, pid = Path(sys.argv[1]), int(sys.argv[2])
     end_with(pid)
-    logging.basicConfig(level=logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look for a message
+    logging.getLogger("graphsec").addHandler(logging.StreamHandler())
     sys.argv = ["flower-supernode", *sys.argv[3:]]
     party(folder, free_port(), host)
 

@@ -50,7 +50,7 @@ class FlowerGrid:
         heard: set[int] = set()
         # Nobody but silent ones: give them time, they are all there is.
         waiting = {i: p for i, p in now.items() if p not in self.silent} or dict(now)
-        end = time.monotonic() + self.timeout
+        end, waits = time.monotonic() + self.timeout, inner.Waits()
         while waiting and time.monotonic() < end:
             for message in self.grid.pull_messages(list(self._open)):
                 answered = message.metadata.reply_to_message_id
@@ -63,7 +63,7 @@ class FlowerGrid:
                     replies.append((party, inner.content_of(message).get("content", b"")))
             waiting = {i: p for i, p in waiting.items() if self.alive(p)}
             if waiting:
-                time.sleep(inner.POLL)
+                waits.sleep()
         self.silent = (self.silent | set(requests)) - heard
         return sorted(replies, key=lambda reply: reply[0])
 

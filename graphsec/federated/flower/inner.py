@@ -11,6 +11,7 @@ Written for flwr 1.41 and 1.42. Import it only where flwr is.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import threading
 import time
@@ -50,7 +51,7 @@ __all__ = ["Error", "HttpGrid", "Message", "RecordDict"]
 
 log = logging.getLogger(__name__)
 
-POLL = 0.05  # seconds between two looks for a message
+SOON, LATE = 0.01, 0.25  # seconds between two looks for a message
 HEARTBEAT = 10.0
 RECORD = "graphsec"
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
@@ -149,7 +150,7 @@ class ServerTask:
         while (token := acquire(client, TaskType.SERVER_APP)) is None:
             if time.monotonic() > end:
                 raise TimeoutError(f"SuperLink has given no task in {timeout:g} s")
-            time.sleep(POLL)
+            time.sleep(LATE)
         client.close()
         self.grid = HttpGrid(address, ca is None, ca, token=token)
         self.grid._retry_invoker.max_time = timeout
@@ -183,31 +184,62 @@ class ServerTask:
 # -- a SuperNode and a party ------------------------------------------------------------------
 
 
-def execute(address: str, secret: bytes, answer: Callable[[Message], Message]) -> None:
-    """Answer what comes to the SuperNode at ``address``, one message after the other, for ever."""
-    client = runtime(address, None, signed(secret))
-    while True:
-        try:
-            token = acquire(client, TaskType.CLIENT_APP)
-        except httpx.TransportError:  # it is about to start
-            token = None
+class Executor:
+    """Answers what comes to the SuperNode at ``address``, one message after the other."""
+
+    def __init__(
+        self, address: str, secret: bytes, answer: Callable[[Message], Message]
+    ) -> None:
+        self.address, self.answer = address, answer
+        self.client = runtime(address, None, signed(secret))
+
+    def step(self) -> bool:
+        """Answer one message; whether there was one."""
+        token = acquire(self.client, TaskType.CLIENT_APP)
         if token is None:
-            time.sleep(POLL)
-            continue
-        task = runtime(address, None, RuntimeTokenHttpInterceptor(token))
+            return False
+        task = runtime(self.address, None, RuntimeTokenHttpInterceptor(token))
         message, context, _, _ = pull_task_input(task)
-        push_message(task, answer(message), context)
+        push_message(task, self.answer(message), context)
         push_task_output(task, context, SubStatus.COMPLETED, "")
         task.close()
+        return True
 
 
-def supernode() -> None:
-    """Flower's command ``flower-supernode``, with the arguments in ``sys.argv``, less patient."""
+def supernode(executor: Executor) -> None:
+    """Flower's command ``flower-supernode``, with the arguments in ``sys.argv``.
+
+    Its loop sleeps for three seconds where there is no message, and for half a second again and
+    again where one waits to be answered: instead, it looks sooner, and answers it.
+    """
     from flwr.supernode.cli import flower_supernode
 
-    import flwr.supernode.start_client_internal  # noqa: I001 - a function of this name shadows it
-    import sys
+    waits = Waits()
 
-    loop: Any = sys.modules["flwr.supernode.start_client_internal"]
-    loop.time = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, POLL)))
+    def sleep(seconds: float) -> None:
+        if seconds >= 1:
+            waits.sleep()
+            return
+        waits.reset()
+        if not executor.step():
+            time.sleep(SOON)
+
+    loop: Any = importlib.import_module("flwr.supernode.start_client_internal")
+    loop.time = SimpleNamespace(sleep=sleep)
     flower_supernode()
+
+
+class Waits:
+    """Longer and longer waits between two looks, until there was something."""
+
+    def __init__(self) -> None:
+        self.next = SOON
+
+    def reset(self) -> None:
+        """There was something."""
+        self.next = SOON
+
+    def sleep(self) -> None:
+        """There was nothing."""
+        time.sleep(self.next)
+        self.next = min(LATE, 1.5 * self.next)

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 PARTY = (sys.executable, "-m", "graphsec.federated.flower.child")
 QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1",
+    "FLWR_TELEMETRY_ENABLED": "0", "FLWR_LOG_LEVEL": "WARNING",
+    "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1",
     "NO_PROXY": HOST, "no_proxy": HOST,
 }  # fmt: skip
 
@@ -154,7 +155,7 @@ class Processes:
                     log.warning("node %d is refused: it is no party of this federation", node)
                     continue
                 met[index] = node
-            time.sleep(inner.POLL)
+            time.sleep(inner.LATE)
         self.nodes = met
 
     def _check(self, process: subprocess.Popen[bytes], name: str, end: float) -> None:
@@ -179,7 +180,7 @@ class Processes:
     # -- ending -------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End every process; those that don't listen are killed after three seconds."""
+        """End every process; those that don't listen are killed after one second."""
         if self.task is not None:
             self.task.close()
             self.task = None
@@ -187,7 +188,7 @@ class Processes:
         for process in running:
             if process.poll() is None:
                 process.terminate()
-        end = time.monotonic() + 3
+        end = time.monotonic() + 1
         for process in running:
             try:
                 process.wait(max(0.0, end - time.monotonic()))
