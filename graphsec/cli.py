@@ -204,6 +204,72 @@ def audit(
 
 
 @app.command()
+def federate(
+    spec: Annotated[Path, typer.Argument(help="Cell in TOML; see examples/federate.toml.")],
+    parties: Annotated[int | None, typer.Option(min=1, help="Instead of the spec's.")] = None,
+    transport: Annotated[
+        str, typer.Option(help="flower: each party in a process of its own; process: all in one.")
+    ] = "flower",
+    secure: Annotated[
+        bool, typer.Option("--secure", help="TLS, and only the parties' own keys are let in.")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds that parties have for an answer.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder to keep states in, and to go on from.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the spec's.")] = None,
+) -> None:
+    """Run one federated training, each party in a process of its own, and print its record.
+
+    Ends with 0 if it is done, 1 if not, 2 if the command could not do its work, 130 after Ctrl-C.
+    The same command with the same --checkpoint goes on where it stopped.
+    """
+    import tomllib
+
+    from graphsec.registry import SpecError
+
+    if not spec.is_file():
+        raise SpecError(f"no file {spec}")
+    try:
+        content = tomllib.loads(spec.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{spec}: {error}") from None
+    from graphsec.cell import Cell, run_cell
+
+    defense = content.get("defense", "verfedgnn")
+    defense = {"name": defense} if isinstance(defense, str) else defense
+    if not isinstance(defense, dict):
+        raise SpecError(f"{spec}: defense must be a name or a table, got {defense!r}")
+    given = {"parties": parties, "timeout": timeout, "secure": secure or None}
+    defense = {**defense, **{k: v for k, v in given.items() if v is not None}}
+    changes = {} if seed is None else {"seed": seed}
+    try:
+        cell = Cell(**{**content, **changes, "defense": {**defense, "transport": transport}})
+    except TypeError as error:
+        raise SpecError(f"{spec}: {error}") from None
+    if checkpoint is not None:
+        from graphsec.federated.flower import kept_in
+
+        kept_in.set(checkpoint)
+    try:
+        record = run_cell(cell)
+    except KeyboardInterrupt:
+        kept = f"; {checkpoint} has what was trained: the same command goes on" if checkpoint else ""
+        _fail(f"interrupted{kept}", 130)
+    for name, metric in record.metrics.items():
+        typer.echo(f"{name} {metric['value']:.6g}")
+    for name, value in record.cost.items():
+        typer.echo(f"{name} {value:.6g}")
+    for note in record.notes:
+        typer.echo(note)
+    if record.status != "done":
+        typer.echo(f"graphsec: {record.status}: {record.reason}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
 def sweep(
     spec: Annotated[Path, typer.Argument(help="Sweep in TOML; see examples/sweep.toml.")],
     store: StoreOption = STORE,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from importlib.util import find_spec
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -17,6 +19,8 @@ from graphsec.ops import Adj, Features
 from graphsec.registry import Range, SpecError
 from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace, Training
+
+Where = Literal["process", "flower"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,17 +112,59 @@ class VerticalDefense(Defense):
             settings.get("degrees") == "shared",
         )  # fmt: skip
 
+
+@dataclass(frozen=True, kw_only=True)
+class FederatedDefense(VerticalDefense):
+    """Parties that train together, and where they run.
+
+    Attributes:
+        transport: "process" has all parties in this process; "flower" gives each a process, in a
+            Flower SuperNode on this machine (extra: federated). The answers are the same.
+        secure: With "flower": messages by TLS, and only the keys of these parties are let in.
+        timeout: With "flower": seconds that parties have for an answer.
+    """
+
+    transport: Where = "process"
+    secure: bool = False
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.secure and self.transport != "flower":
+            raise SpecError(
+                f"{self.kind} {self.name!r}: secure must be false with transport "
+                f"{self.transport!r}: nothing leaves the process"
+            )
+
+    def refuses(self, recipe: Recipe) -> str | None:
+        """As all do; and Flower has to be there."""
+        if self.transport == "flower" and find_spec("flwr") is None:
+            return "needs flwr for transport 'flower': pip install 'graphsec[federated]'"
+        return super().refuses(recipe)
+
+    def federation(
+        self, graph: Graph, owner: Tensor, protocol: Protocol, rng: Rng
+    ) -> AbstractContextManager[Federation]:
+        """The federation, ready to run inside a ``with`` statement."""
+        if self.transport == "process":
+            return nullcontext(Federation(graph, owner, protocol, rng, keep=self.keep))
+        from graphsec.federated.flower import FlowerFederation, kept_in
+
+        folder = kept_in.get()
+        return FlowerFederation(
+            graph, owner, protocol, rng, keep=self.keep, secure=self.secure,
+            timeout=self.timeout, folder=folder, resume=folder is not None,
+        )  # fmt: skip
+
     def train(
         self, model: GNN, graph: Graph, recipe: Recipe, rng: Rng, x: Tensor | Features, adj: Adj,
         on_epoch: OnEpoch | None = None, whole: Defense | None = None,
     ) -> Trace:  # fmt: skip
         """Run the federation, and put what its parties learned into the model."""
         assert isinstance(model, Vertical)
-        seed = rng["public"].entropy
-        federation = Federation(
-            graph, model.owner, self.protocol(graph, recipe, seed), rng, keep=self.keep
-        )
-        federation.run(on_epoch=on_epoch)
-        federation.into(model)
+        protocol = self.protocol(graph, recipe, rng["public"].entropy)
+        with self.federation(graph, model.owner, protocol, rng) as federation:
+            federation.run(on_epoch=on_epoch)
+            federation.into(model)
         model.eval()
         return federation.trace()

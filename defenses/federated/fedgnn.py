@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from graphsec.defenses.federated._vertical import VerticalDefense
+from graphsec.defenses.federated._vertical import FederatedDefense
 from graphsec.registry import DEFENSES, Range
 
 
 @DEFENSES.register("fedgnn")
 @dataclass(frozen=True, kw_only=True)
-class FedGNN(VerticalDefense):
+class FedGNN(FederatedDefense):
     """Parties learn on their own neighbours; public gradients are clipped and get Laplace noise.
 
     FedGNN's clients are users, these are holders of items, so this is its mechanism in the

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from graphsec.defenses.federated._vertical import VerticalDefense
+from graphsec.defenses.federated._vertical import FederatedDefense
 from graphsec.federated.protocol import Degrees
 from graphsec.registry import DEFENSES, Range
 
 
 @DEFENSES.register("verfedgnn")
 @dataclass(frozen=True, kw_only=True)
-class VerFedGNN(VerticalDefense):
+class VerFedGNN(FederatedDefense):
     """Sums over neighbours leave under random projection, gradients quantised to {−r, 0, r}.
 
     Both mechanisms can be switched off. Neither gives a privacy statement: one quantised

@@ -20,6 +20,7 @@ from graphsec.federated.protocol import Protocol
 from graphsec.federated.transport import Replies, Transport
 from graphsec.graph import Graph
 from graphsec.rng import Rng
+from graphsec.train import OnEpoch
 
 
 class FlowerFederation(Federation):
@@ -69,7 +70,7 @@ class FlowerFederation(Federation):
         if timeout <= 0 or patience <= 0:
             raise ValueError(f"timeout and patience must be > 0, got {timeout} and {patience}")
         self.owner, self.protocol = owner, protocol
-        self.parties = []
+        self.parties = []  # they are elsewhere
         self._temporary = folder is None
         self.folder = (folder or Path(tempfile.mkdtemp(prefix="graphsec-"))).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -77,12 +78,13 @@ class FlowerFederation(Federation):
             self.folder, protocol.parties, secure=secure, patience=patience,
             programs=programs or {},
         )  # fmt: skip
-        self._timeout, self._inner = timeout, None
+        self._timeout = timeout
+        self._inner: FlowerGrid | None = None
         self._serve(around(_Later(self)), rng, keep)
         found = self._found(resume)
         if found is not None:
             self.server.restore(found)
-        write_json(self.folder / "protocol.json", protocol.spec())
+        (self.folder / "protocol.json").write_text(json.dumps(protocol.spec()))
         for index, part in enumerate(parts_of(graph, owner, protocol.parties)):
             settings = parts.Settings(
                 index=index, protocol=protocol.spec(), seed=seed_of(rng, index),
@@ -130,6 +132,19 @@ class FlowerFederation(Federation):
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def run(
+        self, rounds: int | None = None, *, on_epoch: OnEpoch | None = None,
+        checkpoint: Path | None = None,
+    ) -> None:  # fmt: skip
+        """As ``Federation.run``; states are kept in the federation's own folder.
+
+        Raises:
+            TypeError: ``checkpoint`` is given.
+        """
+        if checkpoint is not None:
+            raise TypeError("a FlowerFederation keeps its states in its own folder: folder=…")
+        super().run(rounds, on_epoch=on_epoch, checkpoint=self.folder)
+
     def exchange(self, requests: Mapping[int, bytes]) -> Replies:
         """As the grid does, once there is one."""
         if self._inner is None:
@@ -171,10 +186,19 @@ class _Later:
     def __init__(self, federation: FlowerFederation) -> None:
         self.federation = federation
 
+    def run(
+        self, rounds: int | None = None, *, on_epoch: OnEpoch | None = None,
+        checkpoint: Path | None = None,
+    ) -> None:  # fmt: skip
+        """As ``Federation.run``; states are kept in the federation's own folder.
+
+        Raises:
+            TypeError: ``checkpoint`` is given.
+        """
+        if checkpoint is not None:
+            raise TypeError("a FlowerFederation keeps its states in its own folder: folder=…")
+        super().run(rounds, on_epoch=on_epoch, checkpoint=self.folder)
+
     def exchange(self, requests: Mapping[int, bytes]) -> Replies:
         return self.federation.exchange(requests)
 
-
-def write_json(path: Path, content: Any) -> None:
-    """Write plain values."""
-    path.write_text(json.dumps(content))
