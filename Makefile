@@ -1,18 +1,19 @@
 # Everything runs from .venv, which the first target that needs it creates.
 #   make demo    set up and run the main job: runs/quickstart.db and report.html
 #   make test    set up and run the tests
-# The rest: lint, bench, paper, docs, setup, clean. PYTHON=/path/to/python chooses the interpreter.
+# The rest: test-federated, lint, bench, paper, docs, setup, clean. PYTHON=/path/to/python chooses the interpreter.
 
 SHELL   := /bin/bash
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.graphsec-dev
+FLOWER  := .venv-federated
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # make test ARGS="tests/unit -k graph"
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench paper docs clean
+.PHONY: help setup demo test test-federated lint bench paper docs clean
 
 help:
 	@sed -n 's/^#   //p;s/^# The rest/The rest/p' Makefile
@@ -26,6 +27,20 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(PYTEST) -n 2 $(ARGS)
+
+# Flower holds typer, rich and packaging below the versions of $(VENV), so it has an environment of
+# its own, small because the rest is read from $(VENV).
+test-federated: $(FLOWER)/.graphsec-dev
+	OMP_NUM_THREADS=1 $(FLOWER)/bin/python -m pytest tests/unit/test_flower.py -n 0 --durations 0 $(ARGS)
+
+$(FLOWER)/.graphsec-dev: $(STAMP)
+	$(BIN)/python -m venv --clear $(FLOWER)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+		> "$$($(FLOWER)/bin/python -c 'import site; print(site.getsitepackages()[0])')/graphsec-dev.pth"
+	@# pip warns that tools of $(VENV) want other versions: they are not run from here.
+	$(FLOWER)/bin/python -m pip install -q "$$($(BIN)/python -c \
+		'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["federated"])')"
+	@touch $@
 
 bench: $(STAMP)
 	$(PYTEST) -m bench tests/benchmarks -s -n 0 --timeout 0 $(ARGS)
@@ -44,7 +59,7 @@ docs: $(STAMP)
 	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
+	rm -rf $(VENV) $(FLOWER) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
 		docs/_build
 	find graphsec attacks defenses datasets tests examples -name __pycache__ -type d -prune \
 		-exec rm -rf {} +

@@ -66,9 +66,7 @@ class FactorRatings(Ranking):
         exact = 3.5 + bias_u[user] + bias_v[item] + product + draw.normal(0, 0.5, len(user))
         pairs, rating = np.stack([user, item]), np.clip(np.rint(exact), 1, 5)
         part = held_out(user, self.val, self.test, rng["holdout"])
-        return ranking_graph(
-            pairs, part, self.users, self.items, self.name, rating, self.asks
-        )
+        return ranking_graph(pairs, part, self.users, self.items, self.name, rating, self.asks)
 
     def _taken(self, draw: np.random.Generator) -> np.ndarray:
         """(users · each,) items, distinct for each user: those of the smallest random numbers.

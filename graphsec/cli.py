@@ -256,7 +256,9 @@ def federate(
     try:
         record = run_cell(cell)
     except KeyboardInterrupt:
-        kept = f"; {checkpoint} has what was trained: the same command goes on" if checkpoint else ""
+        kept = (
+            f"; {checkpoint} has what was trained: the same command goes on" if checkpoint else ""
+        )
         _fail(f"interrupted{kept}", 130)
     for name, metric in record.metrics.items():
         typer.echo(f"{name} {metric['value']:.6g}")

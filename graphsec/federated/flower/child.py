@@ -11,7 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
-from graphsec.federated.flower.link import end_with
+from graphsec.federated.flower.link import end_with, free_port
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +71,6 @@ def party(folder: Path, port: int, host: type[Host] = Host) -> None:
     sys.argv += ["--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
     sys.argv += ["--superexec-auth-secret-file", str(folder / "secret")]
     inner.supernode(executor)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main(host: type[Host] = Host) -> None:

@@ -186,19 +186,5 @@ class _Later:
     def __init__(self, federation: FlowerFederation) -> None:
         self.federation = federation
 
-    def run(
-        self, rounds: int | None = None, *, on_epoch: OnEpoch | None = None,
-        checkpoint: Path | None = None,
-    ) -> None:  # fmt: skip
-        """As ``Federation.run``; states are kept in the federation's own folder.
-
-        Raises:
-            TypeError: ``checkpoint`` is given.
-        """
-        if checkpoint is not None:
-            raise TypeError("a FlowerFederation keeps its states in its own folder: folder=…")
-        super().run(rounds, on_epoch=on_epoch, checkpoint=self.folder)
-
     def exchange(self, requests: Mapping[int, bytes]) -> Replies:
         return self.federation.exchange(requests)
-

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from graphsec.federated.flower import inner
 from graphsec.federated.transport import Replies
 
 log = logging.getLogger(__name__)
@@ -36,6 +35,8 @@ class FlowerGrid:
 
     def exchange(self, requests: Mapping[int, bytes]) -> Replies:
         """Send each party its request; what came, also late replies to earlier ones."""
+        from graphsec.federated.flower import inner
+
         asked = [party for party in sorted(requests) if self.alive(party)]
         messages = [
             inner.message({"content": requests[party]}, "say", self.nodes[party], self._ttl)

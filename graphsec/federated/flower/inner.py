@@ -1,9 +1,9 @@
 """The names inside Flower that graphsec uses, all in this file: a new Flower breaks it here only.
 
 Flower starts a process for each message, and its SuperNodes look for one every three seconds: a
-training of some hundred rounds would take hours. Here, in Flower's own mode "process" (``--isolation
-process``), what executes is a process of ours that stays: a party in its SuperNode's, the server in
-the caller's. Messages, SuperLink, SuperNodes, keys and certificates are Flower's.
+training of some hundred rounds would take hours. In Flower's own ``--isolation process``, what
+executes is a process of ours that stays: a party in its SuperNode's, the server in the caller's.
+Messages, SuperLink, SuperNodes, keys and certificates are Flower's.
 
 Written for flwr 1.41 and 1.42. Import it only where flwr is.
 """
@@ -187,9 +187,7 @@ class ServerTask:
 class Executor:
     """Answers what comes to the SuperNode at ``address``, one message after the other."""
 
-    def __init__(
-        self, address: str, secret: bytes, answer: Callable[[Message], Message]
-    ) -> None:
+    def __init__(self, address: str, secret: bytes, answer: Callable[[Message], Message]) -> None:
         self.address, self.answer = address, answer
         self.client = runtime(address, None, signed(secret))
 

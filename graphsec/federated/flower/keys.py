@@ -80,6 +80,6 @@ def _write(path: Path, key: object, form: str) -> None:
     from cryptography.hazmat.primitives import serialization as s
 
     content: bytes = key.private_bytes(  # type: ignore[attr-defined]
-        s.Encoding.PEM, s.PrivateFormat[form], s.NoEncryption()
+        s.Encoding.PEM, getattr(s.PrivateFormat, form), s.NoEncryption()
     )
     secret(path, content)

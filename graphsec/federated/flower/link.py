@@ -6,6 +6,7 @@ Run by its path, so that nothing of graphsec is loaded: ``python -P link.py PID 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -20,6 +21,13 @@ def end_with(pid: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

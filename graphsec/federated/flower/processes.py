@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from graphsec.federated.flower import keys, link
-from graphsec.federated.flower.child import free_port
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class Processes:
     ) -> None:  # fmt: skip
         self.folder, self.secure, self.patience = folder, secure, patience
         self.programs = programs
-        self.address = f"{HOST}:{free_port()}"
+        self.address = f"{HOST}:{link.free_port()}"
         self.tickets = [secrets.token_hex(16) for _ in range(parties)]
         self.secret = secrets.token_bytes(32)
         self.ca: bytes | None = None
