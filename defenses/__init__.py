@@ -8,6 +8,7 @@ if __name__ != "graphsec.defenses":
 from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
+from graphsec.defenses.fair import regularizer, reweighting
 from graphsec.defenses.federated import fedavg, fedgnn, fedper, local_only, verfedgnn
 from graphsec.defenses.ownership import fingerprint, watermark
 from graphsec.defenses.private import (
@@ -69,6 +70,8 @@ __all__ = [
     "progap",
     "prognn",
     "prune_gradients",
+    "regularizer",
+    "reweighting",
     "scores",
     "secure_aggregation",
     "sign_gradients",

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 Step = Callable[[list[Tensor]], list[Tensor]]
 OnEpoch = Callable[[int, dict[str, float]], bool]
 World = Callable[[Literal["train", "val"], int], tuple[Tensor | Features, Adj]]
+Regulariser = Callable[[Tensor, Tensor], Tensor]
 
 
 def _sampler(spec: Any) -> Any:
@@ -212,6 +213,7 @@ def fit(
     world: World | None = None,
     targets: Tensor | None = None,
     clients: Sequence[Tensor] | None = None,
+    regulariser: Regulariser | None = None,
 ) -> Trace:
     """Train ``model`` in place.
 
@@ -232,6 +234,8 @@ def fit(
             what is validated on: a model learns another's answers.
         clients: Places among the training nodes (k,) of each client, whose gradients go through
             ``release`` apart and leave the trainer as one mean; None is one client.
+        regulariser: Called with the logits (k, classes) of a step's training nodes and these nodes
+            (k,); what it gives is added to the loss of the step.
 
     Returns:
         What the training showed.
@@ -253,6 +257,8 @@ def fit(
             f"got {training.sampler.name!r}"
         )
     _check_federated(training, pairwise, clients)
+    if regulariser is not None and (pairwise or clients is not None):
+        raise ValueError("a regulariser needs labelled nodes, and must be None with clients")
     if graph.task == "ranking":
         objective: BPR | SquaredError | Graphs | Labels = BPR(model, graph, training, x, adj)
     elif graph.task == "rating":
@@ -260,7 +266,7 @@ def fit(
     elif graph.task == "graph":
         objective = Graphs(model, graph, training, x, adj)
     else:
-        objective = Labels(model, graph, training, x, adj, targets, clients)
+        objective = Labels(model, graph, training, x, adj, targets, clients, regulariser)
     optimizer = _optimizer(model, training, pairwise)
     schedule = _schedule(optimizer, training)
     keeper = _Keeper(training)
@@ -316,10 +322,11 @@ class Labels:
     def __init__(
         self, model: GNN, graph: Graph, training: Training, x: Tensor | Features, adj: Adj,
         targets: Tensor | None = None, clients: Sequence[Tensor] | None = None,
+        regulariser: Regulariser | None = None,
     ) -> None:  # fmt: skip
         assert graph.y is not None
         assert graph.split is not None
-        self.clients = clients
+        self.clients, self.regulariser = clients, regulariser
         self.model, self.training, self.x, self.adj = model, training, x, adj
         self.task, self.y, self.split = graph.task, graph.y, graph.split
         self.wanted = graph.y if targets is None else targets
@@ -340,6 +347,8 @@ class Labels:
                 loss = loss_of(self.task, logits, y)
             else:  # one a client
                 loss = torch.stack([loss_of(self.task, logits[c], y[c]) for c in self.clients])
+            if self.regulariser is not None:
+                loss = loss + self.regulariser(logits, roots)
             penalty = self.model.penalty(xs, adjs)
             yield len(roots), loss if penalty is None else loss + penalty
 

@@ -30,8 +30,8 @@ class UserAttributes(Attack):
     What an embedding tells is to be held against the majority (``attribute_gain``), and against a
     classifier that sees the interactions that it was trained on: knows = ("ratings",).
 
-    Source: Zhang et al., Graph Embedding for Recommendation against Attribute Inference Attacks, WWW
-    2021, and Yuan et al. for federated recommenders, arXiv 2205.11857 (the question; abstracts
+    Source: Zhang et al., Graph Embedding for Recommendation against Attribute Inference Attacks,
+    WWW 2021, and Yuan et al. for federated recommenders, arXiv 2205.11857 (the question; abstracts
     read).
 
     Attributes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import graphsec
+from graphsec.defenses.fair._training import FairDefense
 from graphsec.defenses.federated._horizontal import HorizontalDefense
 from graphsec.defenses.federated._vertical import VerticalDefense
 from graphsec.graph import Graph
@@ -63,6 +66,25 @@ SPECS = {
 MLP = {"name": "mlp", "hidden": 16}
 MODELS = {"dpar": MLP, "gap": MLP, "private-votes": MLP, "progap": MLP}
 
+
+@cache
+def unfair_graphs() -> dict[str, Graph]:
+    """Graphs of two classes, one of which mostly goes with a group; the group is a feature too."""
+    graphs = {}
+    spec = {"name": "dc-sbm", "num_nodes": 240, "classes": 2, "signal": 0.7, "homophily": 0.8}
+    for seed, name in enumerate(("dense", "sparse")):
+        graph = graphsec.load(spec, seed=seed)
+        assert graph.y is not None
+        assert graph.x is not None
+        odd = torch.from_numpy(np.random.default_rng(seed).random(240) < 0.3)
+        group = ((graph.y == 1) ^ odd).long()
+        x = torch.cat([graph.x, group.unsqueeze(1).float()], 1)
+        x = x if name == "dense" else x.relu().to_sparse_csr()
+        split = graphsec.splits(graph, 1, fractions=[0.4, 0.3, 0.3])[0].split
+        graphs[name] = graph.replace(x=x, sensitive=group, split=split, name=f"unfair-{name}")
+    return graphs
+
+
 for _name in DEFENSES:
     _class = f"Test_{_name.replace('-', '_')}"
     _fields: dict[str, Any] = {"spec": SPECS.get(_name, _name)}
@@ -77,6 +99,8 @@ for _name in DEFENSES:
         _spec = {"name": _name, "clients": 2, "local_steps": 3, "partition": "uniform"}
         _fields |= {"spec": _spec, "training": {"epochs": 60, "weight_decay": 0.0}}
         _fields |= {"utility_drop": 0.3}
+    if issubclass(DEFENSES[_name], FairDefense):
+        _fields |= {"graphs": staticmethod(unfair_graphs)}
     globals()[_class] = type(_class, (DefenseContract,), _fields)
 
 

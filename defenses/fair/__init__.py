@@ -1,0 +1,1 @@
+"""Defenses of the fairness of a classifier of two classes, one file a method."""
