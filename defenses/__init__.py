@@ -8,7 +8,7 @@ if __name__ != "graphsec.defenses":
 from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
-from graphsec.defenses.fair import regularizer, reweighting
+from graphsec.defenses.fair import fairgnn, nifty, regularizer, reweighting
 from graphsec.defenses.federated import fedavg, fedgnn, fedper, local_only, verfedgnn
 from graphsec.defenses.ownership import fingerprint, watermark
 from graphsec.defenses.private import (
@@ -51,6 +51,7 @@ __all__ = [
     "dp_gnn",
     "dp_subgraphs",
     "dpar",
+    "fairgnn",
     "fedavg",
     "fedgnn",
     "fedper",
@@ -64,6 +65,7 @@ __all__ = [
     "local_only",
     "mc_gpb",
     "median",
+    "nifty",
     "noisy_gradients",
     "noisy_graph",
     "none",

@@ -14,7 +14,7 @@ from torch import Tensor
 from graphsec.defenses.base import Defense
 from graphsec.graph import Graph
 from graphsec.metrics import FairnessError, check_groups
-from graphsec.models.base import GNN
+from graphsec.models.base import GNN, Capabilities, Wrapper
 from graphsec.ops import Adj, Features
 from graphsec.registry import Range
 from graphsec.rng import Rng
@@ -43,17 +43,19 @@ class FairDefense(Defense):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    needs_whole: ClassVar[bool] = False
 
     floor: Annotated[float, Field(ge=0, le=1), Range(0.005, 0.05, log=True)] = 0.02
-    rare: Annotated[float, Field(ge=0, le=1), Range(0.1, 1)] = 0.5
+    rare: Annotated[float, Field(ge=0, le=1), Range(0.1, 1)] = 0.25
 
     def regulariser(self, graph: Graph, group: Tensor, rng: Rng) -> Regulariser | None:
         """What is added to the loss of a step; None adds nothing."""
         return None
 
     def learner(
-        self, model: GNN, graph: Graph, group: Tensor, x: Tensor | Features, adj: Adj, rng: Rng
-    ) -> GNN:
+        self, model: GNN, graph: Graph, group: Tensor, recipe: Recipe,
+        x: Tensor | Features, adj: Adj, rng: Rng,
+    ) -> GNN:  # fmt: skip
         """The model that is trained: itself, or one around it with a penalty of its own."""
         return model
 
@@ -68,10 +70,17 @@ class FairDefense(Defense):
 
         Raises:
             FairnessError: The groups are not what fairness needs.
+            ValueError: Training is in batches or on subgraphs, and the defense needs the graph.
         """
         group = groups_of(graph, self.name)
+        for name in ("batch_size", "sampler"):
+            found = getattr(recipe.training, name)
+            if self.needs_whole and found is not None:
+                raise ValueError(
+                    f"{self.name} needs the whole graph: training.{name} must be None, got {found}"
+                )
         adj = adj.pruned()
-        learner = self.learner(model, graph, group, x, adj, rng["learner"])
+        learner = self.learner(model, graph, group, recipe, x, adj, rng["learner"])
         fairest = Fairest(self, model, graph, group, x, adj)
         every = max(recipe.training.validate_every, LOOK_EVERY)
 
@@ -89,6 +98,31 @@ class FairDefense(Defense):
         )  # fmt: skip
         fairest.restore()
         return trace
+
+
+class Learner(Wrapper):
+    """A model in training, with a penalty on its states; thrown away when that is over."""
+
+    capabilities = Capabilities(tasks=("classification",), sampled=False, per_sample=False)
+
+    def forward(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        """Logits of the model."""
+        return self.hidden(x, adj)[-1]
+
+    def hidden(self, x: Tensor | Features, adj: Adj) -> list[Tensor]:
+        """Outputs of the model's layers, which the penalty looks at."""
+        self.states = self.base.hidden(x, adj)
+        return self.states
+
+    def penalty(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        """The model's own penalty, and the term."""
+        own = super().penalty(x, adj)
+        added = self.term(x, adj)
+        return added if own is None else own + added
+
+    def term(self, x: Tensor | Features, adj: Adj) -> Tensor:
+        """What is added, after a forward pass that left ``states``."""
+        raise NotImplementedError
 
 
 class Fairest:

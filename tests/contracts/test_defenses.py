@@ -51,6 +51,7 @@ SPECS = {
         "rate": 0.5,
         "steps": 80,
     },
+    "fairgnn": {"name": "fairgnn", "alpha": 2},  # the group nearly is the label there
     "gap": {"name": "gap", "epsilon": 1e3, "cap": 8, "steps": 80, "hops": 1},
     "gdc": GDC,
     "fingerprint": {"name": "fingerprint", "models": 19},

@@ -11,6 +11,8 @@ from torch import Tensor
 
 import graphsec
 from graphsec.defenses.fair._training import Fairest, gaps, groups_of
+from graphsec.defenses.fair.fairgnn import covariance, estimated
+from graphsec.defenses.fair.nifty import Nifty, flipped, group_columns
 from graphsec.defenses.fair.regularizer import FairRegularizer, dependence
 from graphsec.defenses.fair.reweighting import FairResampling, FairReweighting
 from graphsec.graph import Graph
@@ -208,7 +210,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-@pytest.mark.parametrize("defense", ["fair-regularizer", "fair-reweighting"])
+@pytest.mark.parametrize("defense", ["fair-regularizer", "fair-reweighting", "fairgnn", "nifty"])
 def test_bad_groups_are_refused_before_training(defense: str, kind: str) -> None:
     def never(epoch: int, figures: dict[str, float]) -> bool:
         raise AssertionError("trained")
@@ -219,3 +221,108 @@ def test_bad_groups_are_refused_before_training(defense: str, kind: str) -> None
 
 def test_more_than_two_groups_train() -> None:
     assert numbers(unfair(groups=3), "fair-regularizer")["class_auc"] > 0.5
+
+
+# -- FairGNN ----------------------------------------------------------------------------------
+
+
+def test_covariance_is_that_of_numpy_and_the_largest_of_several() -> None:
+    rng = np.random.default_rng(0)
+    p, s = rng.random(200), rng.integers(0, 3, 200)
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(s)).double()
+    wanted = max(abs(np.cov(p, s == g, bias=True)[0, 1]) for g in range(3))
+    assert float(covariance(torch.from_numpy(p), one_hot)) == pytest.approx(wanted)
+
+
+def test_groups_are_estimated_from_those_given_alone() -> None:
+    graph = unfair()
+    assert graph.x is not None
+    assert graph.split is not None
+    group = groups_of(graph, "test")
+    hidden = group.clone()
+    hidden[graph.split.test] = 0  # what is not given can't matter
+    found = estimated(graph, group, 0.5, graph.x, graph.adj, Rng(0))
+    assert torch.equal(found, estimated(graph, hidden, 0.5, graph.x, graph.adj, Rng(0)))
+    sure = (found.max(1).values == 1).nonzero().ravel()
+    assert 0.5 * len(graph.split.train) <= len(sure) < 0.7 * len(graph.split.train)
+    assert float((found.argmax(1) == group)[graph.split.test].double().mean()) > 0.7
+
+
+def test_an_adversary_finds_less_in_the_states_of_fairgnn() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    def found(defense: Any) -> float:
+        rates = []
+        for seed in range(3):
+            graph = unfair(seed)
+            assert graph.split is not None
+            assert graph.x is not None
+            toss = np.random.default_rng(seed).integers(0, 2, graph.num_nodes)
+            s_of = torch.from_numpy(toss)  # has nothing to do with the label
+            x = torch.cat([graph.x[:, :-1], 2 * s_of.unsqueeze(1).float()], 1)
+            graph = graph.replace(x=x, sensitive=s_of)
+            made = graphsec.fit(graph, model="mlp", defense=defense, training=TRAINING, seed=seed)
+            h = made.hidden(graph.x, graph.adj)[-2].detach().numpy()  # type: ignore[arg-type]
+            s, split = groups_of(graph, "test").numpy(), graph.split
+            probe = LogisticRegression(max_iter=500).fit(h[split.train], s[split.train])
+            rates.append(probe.score(h[split.test], s[split.test]))
+        return float(np.mean(rates))
+
+    off, on = ({"name": "fairgnn", "alpha": 0, "beta": b, "floor": 1.0} for b in (0, 3))
+    assert found(on) < found(off) - 0.1
+
+
+def test_fairgnn_needs_the_whole_graph() -> None:
+    with pytest.raises(ValueError, match=r"fairgnn needs the whole graph: training.batch_size"):
+        graphsec.fit(unfair(), model="gcn", defense="fairgnn", training={"batch_size": 20})
+
+
+# -- NIFTY ------------------------------------------------------------------------------------
+
+
+def test_the_columns_that_say_the_group_are_found_and_flipped() -> None:
+    graph = unfair(groups=3)
+    assert graph.x is not None
+    group = groups_of(graph, "test")
+    columns = group_columns(graph.x, group)
+    assert list(columns) == [graph.num_features - 1]
+    with Rng(0).scope():
+        other = flipped(graph.x, columns)
+    assert torch.equal(other[:, :-1], graph.x[:, :-1])
+    assert bool((other[:, -1] != graph.x[:, -1]).all())
+    assert set(other[:, -1].tolist()) == {0.0, 1.0, 2.0}
+
+
+def test_nifty_without_the_group_among_the_features_says_what_to_do() -> None:
+    graph = unfair()
+    assert graph.x is not None
+    without = graph.replace(x=graph.x[:, :-1])
+    with pytest.raises(FairnessError, match="group_in_features = true, or set flip = false"):
+        graphsec.fit(without, model="gcn", defense="nifty", training={"epochs": 1})
+    assert numbers(without, {"name": "nifty", "flip": False})["class_auc"] > 0.6
+
+
+def test_nifty_answers_depend_less_on_the_flipped_attribute() -> None:
+    def changed(defense: Any) -> float:
+        shares = []
+        for seed in range(3):
+            graph = unfair(seed)
+            assert graph.x is not None
+            made = graphsec.fit(graph, model="gcn", defense=defense, training=TRAINING, seed=seed)
+            columns = group_columns(graph.x, groups_of(graph, "test"))
+            other = graph.replace(x=flipped(graph.x, columns))
+            gap = made.predict_proba(graph) - made.predict_proba(other)
+            shares.append(float(gap.abs().mean()))
+        return float(np.mean(shares))
+
+    assert changed("nifty") < 0.5 * changed("none")
+
+
+def test_weights_but_the_last_keep_the_spectral_norm() -> None:
+    made = graphsec.fit(unfair(), model="gcn", defense=Nifty(spectral=0.7), training=TRAINING)
+    norms = [
+        float(torch.linalg.matrix_norm(p.detach(), ord=2))
+        for p in made.model.parameters()
+        if p.dim() == 2
+    ]
+    assert norms[0] <= 0.7 + 1e-5
