@@ -8,7 +8,7 @@ if __name__ != "graphsec.defenses":
 from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
-from graphsec.defenses.fair import fairgnn, nifty, regularizer, reweighting
+from graphsec.defenses.fair import edits, fairgnn, nifty, purify, regularizer, reweighting
 from graphsec.defenses.federated import fedavg, fedgnn, fedper, local_only, verfedgnn
 from graphsec.defenses.ownership import fingerprint, watermark
 from graphsec.defenses.private import (
@@ -51,6 +51,7 @@ __all__ = [
     "dp_gnn",
     "dp_subgraphs",
     "dpar",
+    "edits",
     "fairgnn",
     "fedavg",
     "fedgnn",
@@ -72,6 +73,7 @@ __all__ = [
     "progap",
     "prognn",
     "prune_gradients",
+    "purify",
     "regularizer",
     "reweighting",
     "scores",

@@ -11,8 +11,10 @@ from torch import Tensor
 
 import graphsec
 from graphsec.defenses.fair._training import Fairest, gaps, groups_of
+from graphsec.defenses.fair.edits import Debiased, distance
 from graphsec.defenses.fair.fairgnn import covariance, estimated
 from graphsec.defenses.fair.nifty import Nifty, flipped, group_columns
+from graphsec.defenses.fair.purify import Purified
 from graphsec.defenses.fair.regularizer import FairRegularizer, dependence
 from graphsec.defenses.fair.reweighting import FairResampling, FairReweighting
 from graphsec.graph import Graph
@@ -210,7 +212,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-@pytest.mark.parametrize("defense", ["fair-regularizer", "fair-reweighting", "fairgnn", "nifty"])
+@pytest.mark.parametrize(
+    "defense", ["fair-regularizer", "fair-reweighting", "fairgnn", "nifty", "edits"]
+)
 def test_bad_groups_are_refused_before_training(defense: str, kind: str) -> None:
     def never(epoch: int, figures: dict[str, float]) -> bool:
         raise AssertionError("trained")
@@ -264,6 +268,7 @@ def test_an_adversary_finds_less_in_the_states_of_fairgnn() -> None:
             made = graphsec.fit(graph, model="mlp", defense=defense, training=TRAINING, seed=seed)
             h = made.hidden(graph.x, graph.adj)[-2].detach().numpy()  # type: ignore[arg-type]
             s, split = groups_of(graph, "test").numpy(), graph.split
+            assert split is not None
             probe = LogisticRegression(max_iter=500).fit(h[split.train], s[split.train])
             rates.append(probe.score(h[split.test], s[split.test]))
         return float(np.mean(rates))
@@ -326,3 +331,56 @@ def test_weights_but_the_last_keep_the_spectral_norm() -> None:
         if p.dim() == 2
     ]
     assert norms[0] <= 0.7 + 1e-5
+
+
+# -- EDITS and purification -------------------------------------------------------------------
+
+
+def test_distances_are_those_of_scipy() -> None:
+    from scipy.stats import wasserstein_distance
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(500, 2)), rng.normal([0.5, 2.0], [1, 0.3], size=(800, 2))
+    found = distance(torch.from_numpy(a), torch.from_numpy(b))
+    wanted = [wasserstein_distance(a[:, j], b[:, j]) for j in range(2)]
+    assert found.tolist() == pytest.approx(wanted, rel=0.05)
+
+
+def test_edits_leaves_out_the_column_that_says_the_group_and_keeps_others() -> None:
+    graph = unfair()
+    made = graphsec.fit(graph, model="gcn", defense="edits", training={"epochs": 5})
+    assert isinstance(made.model, Debiased)
+    assert float(made.model.column[-1]) == 0
+    assert float((made.model.column > 0).double().mean()) > 0.3
+    assert graph.x is not None
+    group = groups_of(graph, "test")
+    x, adj = made.model.cleaned(graph.x, graph.adj)
+
+    def apart(x: Any, adj: Any) -> float:
+        h = graphsec.ops.propagate(adj.normalized("row", self_loops=True), x)
+        return float(distance(h[group == 0], h[group == 1]).mean())
+
+    assert apart(x, adj) < 0.9 * apart(graph.x, graph.adj)
+    weight = adj.merged().weight
+    assert weight is not None
+    assert 0 <= float(weight.min()) <= float(weight.max()) <= 1
+
+
+def test_purification_drops_edges_within_groups() -> None:
+    graph = unfair()
+    assert graph.x is not None
+    group = groups_of(graph, "test")
+    defense = {"name": "fair-purify", "drop": 0.4}
+    made = graphsec.fit(graph, model="gcn", defense=defense, training={"epochs": 5})
+    assert isinstance(made.model, Purified)
+    _, adj = made.model.cleaned(graph.x, graph.adj)
+    row, col = graph.adj.csr.coo
+    assert adj.weight is not None
+    kept = adj.weight > 0
+    within = (group[row] == group[col]).double()
+    assert float(within[~kept].mean()) > 0.95
+    # The group is a feature, so every edge within is found; equal scores fall on one side.
+    assert float(within[kept].mean()) < float(within.mean()) - 0.1
+    assert 0.3 < float((~kept).double().mean()) <= 0.5
+    composed = ["jaccard", defense]
+    assert numbers(graph, composed)["class_auc"] > 0.6
