@@ -8,7 +8,15 @@ if __name__ != "graphsec.defenses":
 from graphsec.defenses import none
 from graphsec.defenses.base import Compose, Defense, build
 from graphsec.defenses.certify import smoothing
-from graphsec.defenses.fair import edits, fairgnn, nifty, purify, regularizer, reweighting
+from graphsec.defenses.fair import (
+    edits,
+    elegant,
+    fairgnn,
+    nifty,
+    purify,
+    regularizer,
+    reweighting,
+)
 from graphsec.defenses.federated import fedavg, fedgnn, fedper, local_only, verfedgnn
 from graphsec.defenses.ownership import fingerprint, watermark
 from graphsec.defenses.private import (
@@ -52,6 +60,7 @@ __all__ = [
     "dp_subgraphs",
     "dpar",
     "edits",
+    "elegant",
     "fairgnn",
     "fedavg",
     "fedgnn",

@@ -23,10 +23,10 @@ class FairPurify(CleaningDefense):
     """Drops edges whose ends are most likely of one group.
 
     A logistic regression on the training nodes says with which probability p(v) a node is of the
-    largest group, by its features. An edge is within one with p(u) p(v) + (1 − p(u)) (1 − p(v)),
-    and edges are dropped where this is above a threshold, set so that a share ``drop`` of the training
-    graph's edges goes. The threshold is kept: attacked graphs meet the same rule, as
-    behind ``jaccard``, with which it composes (``["jaccard", "fair-purify"]``).
+    largest group, by its features. An edge is within one with p(u) p(v) + (1 − p(u)) (1 − p(v)):
+    where this is above a threshold it is dropped. The threshold is set so that a share ``drop`` of
+    the training graph's edges goes, and kept: attacked graphs meet the same rule, as behind
+    ``jaccard``, with which it composes (``["jaccard", "fair-purify"]``).
 
     Source: the aim of Spinelli et al., FairDrop, IEEE TAI 2021, which drops edges within groups at
     random in training; that of a rule on features is of this project.

@@ -103,7 +103,7 @@ for _name in DEFENSES:
         _spec = {"name": _name, "clients": 2, "local_steps": 3, "partition": "uniform"}
         _fields |= {"spec": _spec, "training": {"epochs": 60, "weight_decay": 0.0}}
         _fields |= {"utility_drop": 0.3}
-    if issubclass(DEFENSES[_name], FairDefense):
+    if issubclass(DEFENSES[_name], FairDefense) or _name == "elegant":
         _fields |= {"graphs": staticmethod(unfair_graphs)}
     globals()[_class] = type(_class, (DefenseContract,), _fields)
 
