@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.stats import norm
 import graphsec
 from graphsec.defenses.fair._training import groups_of
 from graphsec.defenses.fair.elegant import FairnessCertificate, certify_fairness, copies, parity
+from graphsec.defenses.fair.statement import FairnessStatement, check, commitment, state
 from graphsec.graph import Graph
 from graphsec.metrics import FairnessError
 from graphsec.rng import Rng
@@ -123,3 +125,55 @@ def test_refused() -> None:
         certify_fairness(made, graph, nodes, rng, p_add=0.5, p_del=0.5)
     with pytest.raises(FairnessError, match="found none"):
         graphsec.fit(graph.replace(sensitive=None), model="gcn", defense="elegant")
+
+
+# -- statements -------------------------------------------------------------------------------
+
+NONCE, CHALLENGE = bytes(range(32)), bytes(16)
+QUICK: dict[str, Any] = {"samples": 30, "threshold": 0.3}
+
+
+def test_a_statement_holds_of_what_was_committed_to_and_of_nothing_else() -> None:
+    graph = graph_of()
+    assert graph.split is not None
+    nodes = graph.split.test
+    made, other = (
+        graphsec.fit(graph, model="gcn", training={"epochs": 20}, seed=seed) for seed in (0, 1)
+    )
+    said = state(made, NONCE, CHALLENGE, graph, nodes, **QUICK)
+    assert FairnessStatement.from_json(said.to_json()) == said
+    assert said.commitment == commitment(made, NONCE)
+    assert check(said, made, NONCE, graph, nodes) == []
+
+    def differs(*args: Any) -> set[str]:
+        return {line.split(":")[0] for line in check(*args)}
+
+    assert "commitment" in differs(said, other, NONCE, graph, nodes)
+    assert "commitment" in differs(said, made, bytes(32), graph, nodes)
+    assert "graph" in differs(said, made, NONCE, graph.flip(graph.pairs[:, :1]), nodes)
+    assert "nodes" in differs(said, made, NONCE, graph, nodes[1:])
+    better = replace(said, certificate=replace(said.certificate, hits=said.certificate.hits + 1))
+    assert differs(better, made, NONCE, graph, nodes) == {"certificate"}
+
+
+def test_draws_follow_the_challenge_and_the_commitment() -> None:
+    graph = graph_of()
+    assert graph.split is not None
+    made = graphsec.fit(graph, model="gcn", training={"epochs": 20})
+    noise: dict[str, Any] = {"samples": 200, "threshold": 0.2}
+    hits = {
+        state(made, nonce, challenge, graph, graph.split.test, **noise).certificate.hits
+        for nonce in (NONCE, bytes(32))
+        for challenge in (CHALLENGE, bytes(range(16)))
+    }
+    assert len(hits) > 1
+
+
+def test_one_weight_changes_the_commitment() -> None:
+    made = graphsec.fit(graph_of(), model="gcn", training={"epochs": 2})
+    before = commitment(made, NONCE)
+    with torch.no_grad():
+        next(made.model.parameters()).view(-1)[0] += 1e-6
+    assert commitment(made, NONCE) != before
+    with pytest.raises(ValueError, match="nonce must be 32 bytes, got 8"):
+        commitment(made, bytes(8))
