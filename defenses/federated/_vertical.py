@@ -142,7 +142,7 @@ class FederatedDefense(VerticalDefense):
             return "needs flwr for transport 'flower': pip install 'graphsec[federated]'"
         return super().refuses(recipe)
 
-    def federation(
+    def assembled(
         self, graph: Graph, owner: Tensor, protocol: Protocol, rng: Rng
     ) -> AbstractContextManager[Federation]:
         """The federation, ready to run inside a ``with`` statement."""
@@ -163,7 +163,7 @@ class FederatedDefense(VerticalDefense):
         """Run the federation, and put what its parties learned into the model."""
         assert isinstance(model, Vertical)
         protocol = self.protocol(graph, recipe, rng["public"].entropy)
-        with self.federation(graph, model.owner, protocol, rng) as federation:
+        with self.assembled(graph, model.owner, protocol, rng) as federation:
             federation.run(on_epoch=on_epoch)
             federation.into(model)
         model.eval()
