@@ -104,6 +104,50 @@ def adaptive() -> Iterator[Row]:
         yield f"{model['name']}, noisy-gradients, 1e-05, cut 1e-3, threshold .03", parts
 
 
+def around(hops: int, attack: Any = "grain-nodes", **fields: Any) -> dict[str, Any]:
+    """A game about what surrounds an atom, and a GCN of as many layers as edges are asked about."""
+    return {
+        "dataset": {"name": "molecules/aids", "labels": "atoms"},
+        "game": {"name": "neighbourhood-gradients", "hops": hops, **fields},
+        "model": {**GCN, "layers": hops}, "attack": attack,
+    }  # fmt: skip
+
+
+def nodes() -> Iterator[Row]:
+    """What surrounds an atom, by depth, beside baselines."""
+    for hops in (2, 3, 4):
+        yield f"grain-nodes, {hops} layers", around(hops)
+        yield f"commonest, {hops} edges deep", around(hops, "neighbourhood-guess")
+    yield "zeros", around(2, {"name": "neighbourhood-guess", "guess": "zero"})
+
+
+def degrees() -> Iterator[Row]:
+    """What surrounds an atom, by its number of neighbours."""
+    for hops in (2, 3):
+        for degree in (1, 2, 3, 4):
+            yield f"{hops} layers, degree {degree}", around(hops, degree=degree)
+
+
+def roots() -> Iterator[Row]:
+    """What surrounds several atoms in a step, by depth."""
+    for hops in (2, 3):
+        for count in (1, 2, 3):
+            yield f"{hops} layers, {count} roots", around(hops, roots=count)
+
+
+def later() -> Iterator[Row]:
+    """What surrounds an atom, after so many steps on it, and behind defenses."""
+    for step in (5, 20, 100):
+        after = {"training": {"epochs": step + 1, "expose": step + 1}}
+        yield f"{step} steps", {**around(2, step=step), **after}
+    defenses: list[dict[str, Any]] = [
+        {"name": "noisy-gradients", "std": 1e-5}, {"name": "prune-gradients", "keep": 0.5},
+    ]  # fmt: skip
+    for defense in defenses:
+        said = ", ".join(str(value) for value in defense.values())
+        yield f"{said} (not adaptive)", {**around(2), "defense": defense}
+
+
 def edges() -> Iterator[Row]:
     """Edges at one node of Cora."""
     matching: dict[str, Any] = {"name": "structure-matching", "steps": 100}
@@ -118,7 +162,7 @@ def edges() -> Iterator[Row]:
 TABLES = {
     "depth": depth, "baselines": baselines, "sizes": sizes, "batches": batches,
     "trained": trained, "activations": activations, "defenses": defenses, "adaptive": adaptive,
-    "edges": edges,
+    "nodes": nodes, "degrees": degrees, "roots": roots, "later": later, "edges": edges,
 }  # fmt: skip
 
 
@@ -135,7 +179,11 @@ def interval(values: list[float]) -> str:
 def main(table: str, seeds: int, first: int = 0) -> None:
     """Print one table."""
     graphs = ["exact_share", "placed_share", "neighbourhood_share", "edge_f1"]
-    metrics = ["auc", "average_precision", "precision_at_count"] if table == "edges" else graphs
+    metrics = graphs
+    if table == "edges":
+        metrics = ["auc", "average_precision", "precision_at_count"]
+    if table in ("nodes", "degrees", "roots", "later"):
+        metrics = ["exact_share", "placed_share", "neighbourhood_share", "root_share"]
     print(f"| | {' | '.join(metrics)} | refused | seconds |\n|---|{'---|' * (len(metrics) + 2)}")
     rows = TABLES[table]()
     for name, parts in rows:

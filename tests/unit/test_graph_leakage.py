@@ -471,17 +471,33 @@ def test_the_game_hides_the_edges_at_roots() -> None:
 
 @pytest.mark.parametrize("model", ["gcn", "sage"])
 def test_edges_are_found_from_the_gradient(model: str) -> None:
-    """Better than by likeness of features, at as many edges as there are."""
+    """Most of them, and more than by likeness of features, at as many edges as there are."""
     mine: list[float] = []
     alike: list[float] = []
     for seed in range(3):
         known, secret = edges_played(tiny_graphs()["blocks"], seed)
         victim = graphsec.fit(known, {"name": model, "dropout": 0}, training=ONE, seed=seed)
-        spec = {"name": "structure-matching", "steps": 120}
+        spec = {"name": "structure-matching", "steps": 80 if model == "sage" else 200}
         for attack, into in ((spec, mine), ("structure-similarity", alike)):
             scored = numbers(found(attack, victim, known, secret), known, victim, secret)
             into.append(scored["precision_at_count"])
+    assert np.mean(mine) > 0.6
     assert np.mean(mine) > np.mean(alike) + 0.2
+
+
+@pytest.mark.parametrize(("width", "solved"), [(120, True), (12, False)])
+def test_one_layer_tells_all_edges_where_features_are_independent(width: int, solved: bool) -> None:
+    """(ÂX)_v is one sum of rows only then: 12 features of 90 nodes leave most weights open."""
+    graph = tiny_graphs()["blocks"]
+    x = torch.randn(graph.num_nodes, width, generator=torch.Generator().manual_seed(0))
+    shares = []
+    for seed in range(3):
+        known, secret = edges_played(graph.replace(x=x), seed)
+        spec = {"name": "gcn", "dropout": 0, "layers": 1}
+        victim = graphsec.fit(known, spec, training=ONE, seed=seed)
+        outcome = found({"name": "structure-matching", "steps": 100}, victim, known, secret)
+        shares.append(numbers(outcome, known, victim, secret)["precision_at_count"])
+    assert (min(shares) == 1) == solved
 
 
 def test_edges_of_several_roots_need_their_labels() -> None:
