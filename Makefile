@@ -35,7 +35,7 @@ test-federated: $(FLOWER)/.graphsec-dev
 
 $(FLOWER)/.graphsec-dev: $(STAMP)
 	$(BIN)/python -m venv --clear $(FLOWER)
-	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
 		> "$$($(FLOWER)/bin/python -c 'import site; print(site.getsitepackages()[0])')/graphsec-dev.pth"
 	@# pip warns that tools of $(VENV) want other versions: they are not run from here.
 	$(FLOWER)/bin/python -m pip install -q "$$($(BIN)/python -c \

@@ -322,6 +322,49 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (folder / "server.pt").is_file()
 
 
+HALF = """
+    import os, sys
+    from flwr.supernode import start_client_internal  # what Flower's loop is in
+    from graphsec.federated.flower import child
+
+    NOW = __file__ + ".now"
+    loop = sys.modules["flwr.supernode.start_client_internal"]
+    push = loop.push_object_contents_from_iterable
+
+    def half(contents, *more, **others):
+        first = next(iter(contents))
+        push([first], *more, **others)
+        if os.path.exists(NOW):
+            os._exit(9)
+        push(contents, *more, **others)
+
+    loop.push_object_contents_from_iterable = half
+
+    class Host(child.Host):
+        def handle(self, content):
+            reply = super().handle(content)
+            if self.party.round == 1:
+                open(NOW, "w").close()
+            return reply
+
+    child.main(Host)
+"""
+
+
+def test_half_a_reply_holds_nobody_up(tmp_path: Path) -> None:
+    """A party that dies in the middle of an upload is absent at once, the others are not."""
+    program = tmp_path / "half.py"
+    program.write_text(textwrap.dedent(HALF))
+    with made(3, 3, layers=1, programs={1: [sys.executable, str(program)]}) as federation:
+        start = time.monotonic()
+        federation.run()
+        assert time.monotonic() - start < 55  # Flower alone waits for longer than that
+        assert federation.processes.parties[1].poll() == 9
+    first, *more = federation.server.incidents
+    assert (first.round, first.party, first.what) == (1, "party:1", "absent")
+    assert {i.party for i in more} == {"party:1"}
+
+
 def test_what_does_not_start_is_named(tmp_path: Path) -> None:
     """A party that ends at once: its name and its last words; the others are ended."""
     programs = {1: [sys.executable, "-c", "raise SystemExit('no such shop')"]}

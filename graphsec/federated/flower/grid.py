@@ -29,7 +29,10 @@ class FlowerGrid:
         self, grid: Any, nodes: Mapping[int, int], timeout: float,
         alive: Callable[[int], bool] = lambda party: True,
     ) -> None:  # fmt: skip
+        from graphsec.federated.flower import inner
+
         self.grid, self.nodes, self.timeout, self.alive = grid, nodes, timeout, alive
+        self.mail = inner.Mailbox(grid)
         self.silent: set[int] = set()
         self._open: dict[str, int] = {}
 
@@ -53,15 +56,15 @@ class FlowerGrid:
         waiting = {i: p for i, p in now.items() if p not in self.silent} or dict(now)
         end, waits = time.monotonic() + self.timeout, inner.Waits()
         while waiting and time.monotonic() < end:
-            for message in self.grid.pull_messages(list(self._open)):
-                answered = message.metadata.reply_to_message_id
-                party = self._open.pop(answered, -1)
-                waiting.pop(answered, None)
-                if message.has_error():
-                    log.warning("party:%d gives no answer: %s", party, message.error.reason)
+            for reply in self.mail.take(self._open):
+                party = self._open.pop(reply.request, -1)
+                waiting.pop(reply.request, None)
+                if reply.reason:
+                    log.warning("party:%d gives no answer: %s", party, reply.reason)
                 elif party >= 0:
                     heard.add(party)
-                    replies.append((party, inner.content_of(message).get("content", b"")))
+                    content = reply.content.get("content")
+                    replies.append((party, content if isinstance(content, bytes) else b""))
             waiting = {i: p for i, p in waiting.items() if self.alive(p)}
             if waiting:
                 waits.sleep()

@@ -15,11 +15,11 @@ import importlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -27,8 +27,10 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import SubStatus
 from flwr.common.serde import fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
+    PullAppMessagesRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
@@ -36,6 +38,8 @@ from flwr.proto.runtime_pb2 import (
 from flwr.supercore.constant import TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -92,6 +96,75 @@ def content_of(message: Message) -> dict[str, Any]:
     if not message.has_content() or RECORD not in message.content.config_records:
         return {}
     return dict(message.content.config_records[RECORD])
+
+
+class Reply(NamedTuple):
+    """What came back.
+
+    Attributes:
+        request: Id of the message that it answers.
+        node: Who sent it.
+        content: Plain values; empty where it says nothing.
+        reason: Why it says nothing.
+    """
+
+    request: str
+    node: int
+    content: dict[str, Any]
+    reason: str = ""
+
+
+class Mailbox:
+    """Takes replies from a grid, as far as they have come.
+
+    Flower's own ``pull_messages`` waits up to minutes for the rest of a reply that its sender has
+    begun to upload, which one that is killed, or a liar, never finishes. Here nobody waits for it.
+    """
+
+    def __init__(self, grid: HttpGrid) -> None:
+        self.grid = grid
+        self._begun: dict[str, tuple[Any, list[str], dict[str, bytes]]] = {}
+
+    def take(self, requests: Iterable[str]) -> list[Reply]:
+        """The replies to messages of these ids that are there as a whole."""
+        client, run = self.grid._runtime_client, self.grid.run.run_id
+        asked = [request for request in requests if request not in self._begun]
+        if asked:
+            found = client.PullMessages(PullAppMessagesRequest(message_ids=asked))
+            for header, tree in zip(found.messages_list, found.message_object_trees, strict=True):
+                needed = [each.object_id for each in iterate_object_tree(tree)]
+                self._begun[header.metadata.reply_to_message_id] = header, needed, {}
+        return [reply for request in list(self._begun) if (reply := self._whole(request, run))]
+
+    def _whole(self, request: str, run: int) -> Reply | None:
+        header, needed, there = self._begun[request]
+        client, node, sender = (
+            self.grid._runtime_client,
+            self.grid.node,
+            header.metadata.src_node_id,
+        )
+        for each in needed:
+            if each in there:
+                continue
+            part = client.PullObject(PullObjectRequest(node=node, run_id=run, object_id=each))
+            if not part.object_found:
+                del self._begun[request]
+                return Reply(request, sender, {}, "its reply was never finished")
+            if not part.object_available:
+                return None
+            there[each] = part.object_content
+        del self._begun[request]
+        name = header.metadata.message_id
+        client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(node=node, run_id=run, message_object_id=name)
+        )
+        try:
+            whole = inflate_object_from_contents(name, there)
+            if whole.has_error():
+                return Reply(request, sender, {}, whole.error.reason)
+            return Reply(request, sender, content_of(whole))
+        except Exception as error:  # whatever a liar has uploaded
+            return Reply(request, sender, {}, f"its reply is none of Flower's: {error}")
 
 
 # -- a SuperLink and a server -----------------------------------------------------------------

@@ -133,7 +133,10 @@ class Processes:
         """Learn which node is which party: by its key if that is registered, and its ticket."""
         from graphsec.federated.flower import inner
 
-        grid, open, known, met = self.task.grid, set[str](), set[int](), dict[int, int]()
+        grid, mail = self.task.grid, inner.Mailbox(self.task.grid)
+        sent: set[str] = set()
+        known: set[int] = set()
+        met: dict[int, int] = {}
         while len(met) < len(self.tickets):
             for index, process in self.parties.items():
                 if index not in met:
@@ -143,19 +146,25 @@ class Processes:
                 fresh &= set(self.nodes.values())
             known |= fresh
             hello = [inner.message({"hello": 1}, "hello", node, self.patience) for node in fresh]
-            open |= {sent for sent in grid.push_messages(hello) if sent}
-            for answer in grid.pull_messages(list(open)) if open else []:
-                open.discard(answer.metadata.reply_to_message_id)
-                said, node = inner.content_of(answer), answer.metadata.src_node_id
-                index = said.get("party", -1)
-                right = index in self.parties and index not in met
-                right = right and said.get("ticket") == self.tickets[index]
-                if not right or self.nodes.get(index, node) != node:
-                    log.warning("node %d is refused: it is no party of this federation", node)
-                    continue
-                met[index] = node
+            sent |= {request for request in grid.push_messages(hello) if request}
+            for reply in mail.take(sent):
+                sent.discard(reply.request)
+                who = self._introduced(reply.node, reply.content)
+                if who is None or who in met:
+                    log.warning("node %d is refused: it is no party here", reply.node)
+                else:
+                    met[who] = reply.node
             time.sleep(inner.LATE)
         self.nodes = met
+
+    def _introduced(self, node: int, said: Mapping[str, Any]) -> int | None:
+        """The party that a node is, None if it can't show that."""
+        index = said.get("party")
+        if not isinstance(index, int) or index not in self.parties:
+            return None
+        ticket = str(said.get("ticket"))
+        right = secrets.compare_digest(ticket.encode(), self.tickets[index].encode())
+        return index if right and self.nodes.get(index, node) == node else None
 
     def _check(self, process: subprocess.Popen[bytes], name: str, end: float) -> None:
         ended = process.poll()
