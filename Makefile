@@ -1,7 +1,8 @@
 # Everything runs from .venv, which the first target that needs it creates.
 #   make demo    set up and run the main job: runs/quickstart.db and report.html
 #   make test    set up and run the tests
-# The rest: test-federated, lint, bench, paper, docs, setup, clean. PYTHON=/path/to/python chooses the interpreter.
+# The rest: test-federated, lint, bench, paper, docs, setup, clean. PYTHON=/path/to/python chooses
+# the interpreter.
 
 SHELL   := /bin/bash
 VENV    := .venv
@@ -31,7 +32,7 @@ test: $(STAMP)
 # Flower holds typer, rich and packaging below the versions of $(VENV), so it has an environment of
 # its own, small because the rest is read from $(VENV).
 test-federated: $(FLOWER)/.graphsec-dev
-	OMP_NUM_THREADS=1 $(FLOWER)/bin/python -m pytest tests/unit/test_flower.py -n 0 --durations 0 $(ARGS)
+	OMP_NUM_THREADS=1 $(FLOWER)/bin/python -m pytest tests/unit/test_flower.py -n 2 --durations 0 $(ARGS)
 
 $(FLOWER)/.graphsec-dev: $(STAMP)
 	$(BIN)/python -m venv --clear $(FLOWER)

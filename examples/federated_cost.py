@@ -4,7 +4,8 @@
     python examples/federated_cost.py --flower        # each party in a process of its own as well
 
 A round is a whole batch, so that it is an epoch: seconds and bytes of both are for one pass over
-the ratings (``rating/factors``, 50 for each user); medians of ten, over Flower of five. See docs/federated.md, "What a round costs".
+the ratings (``rating/factors``, 50 for each user); medians of ten, over Flower of five. See
+docs/federated.md, "What a round costs".
 """
 
 from __future__ import annotations

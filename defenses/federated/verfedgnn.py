@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -38,6 +38,8 @@ class VerFedGNN(FederatedDefense):
         degrees: "local": users' degrees are extrapolated from the own items; "shared": they are
             added up in the open, which tells the server how many items a user has where.
     """
+
+    version: ClassVar[int] = 2  # parties have seeds that lead to nobody else's
 
     projection: Annotated[float, Field(ge=0, le=1), Range(0.05, 0.5, log=True)] = 0.2
     redraw: bool = False

@@ -636,3 +636,63 @@ def test_implicit_feedback_is_federated_too() -> None:
     assert found > 1.5 * 6 / 30
     numbers = graphsec.score(graphsec.attack("none", predictor, graph), graph, predictor)
     assert 0 < numbers["recall_at_20"].value <= 1
+
+
+# -- across processes: what can be tested without Flower (the rest: test_flower.py) -------------
+
+
+def test_flower_is_asked_for_before_work_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without flwr the cell is refused by name; TLS inside one process is, too."""
+    from graphsec.defenses.federated import _vertical
+
+    monkeypatch.setattr(_vertical, "find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=r"needs flwr for transport 'flower': pip install"):
+        graphsec.fit(GRAPH, "rating-gcn", {"name": "verfedgnn", "transport": "flower"})
+    with pytest.raises(SpecError, match="secure must be false with transport 'process'"):
+        graphsec.fit(GRAPH, "rating-gcn", {"name": "fedgnn", "secure": True})
+
+
+def test_a_node_shows_its_ticket(tmp_path: Path) -> None:
+    """Only who has a party's ticket, and its key where keys are registered, is that party."""
+    from graphsec.federated.flower.processes import Processes
+
+    made = Processes(tmp_path, 2, secure=False, patience=1.0, programs={})
+    made.parties = dict.fromkeys(range(2), None)  # type: ignore[arg-type]
+    ticket = made.tickets[1]
+    assert made._introduced(77, {"party": 1, "ticket": ticket}) == 1
+    for said in ({}, {"party": 1}, {"party": 0, "ticket": ticket}, {"party": 1, "ticket": "ö"},
+                 {"party": 5, "ticket": ticket}, {"party": "1", "ticket": ticket}):  # fmt: skip
+        assert made._introduced(77, said) is None
+    made.nodes = {1: 78}  # the node of party 1's key
+    assert made._introduced(77, {"party": 1, "ticket": ticket}) is None
+
+
+def test_a_partys_folder_is_enough(tmp_path: Path) -> None:
+    """Packed and unpacked it answers alike; a state is kept, the newest before a round is found."""
+    from graphsec.federated.federation import seed_of
+    from graphsec.federated.flower import parts
+
+    whole = federation()
+    protocol = whole.protocol
+    settings = parts.Settings(
+        index=1, protocol=protocol.spec(), seed=seed_of(Rng(0)["fed"], 1), ticket="t"
+    )
+    parts.pack(tmp_path, whole.parties[1].graph, settings)
+    party, _ = parts.unpack(tmp_path)
+    for round in range(3):
+        ask = Message(
+            sender="server", receiver="party:1", round=round, kind="public",
+            tensors=dict(whole.server.public),
+        )  # fmt: skip
+        assert party.handle(ask.encode()) == whole.parties[1].handle(ask.encode())
+        parts.keep(tmp_path, party)
+    assert sorted(path.name for path in tmp_path.glob("state-*")) == [
+        "state-000001.pt", "state-000002.pt",
+    ]  # fmt: skip
+    found = parts.latest(tmp_path, before=2)
+    assert found is not None
+    assert found["round"] == 1
+    parts.pack(tmp_path, whole.parties[1].graph, replace(settings, resume=2))
+    assert parts.unpack(tmp_path)[0].round == 1
+    parts.pack(tmp_path, whole.parties[1].graph, settings)
+    assert parts.latest(tmp_path) is None

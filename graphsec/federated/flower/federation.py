@@ -150,7 +150,11 @@ class FlowerFederation(Federation):
         if self._inner is None:
             raise FlowerError("the processes are not started: use 'with FlowerFederation(…)'")
         self.processes.check()
-        return self._inner.exchange(requests)
+        try:
+            return self._inner.exchange(requests)
+        except Exception:
+            self.processes.check()  # if the SuperLink has ended, that is the reason
+            raise
 
     def save(self, folder: Path) -> None:
         """Write the server's state; parties have written theirs, each in its own folder."""
