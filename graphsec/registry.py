@@ -32,6 +32,11 @@ class Range:
     log: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Unsearched:
+    """Marks a field that no answer depends on: sweeps leave it as it is."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Component:
     """Base of everything a spec can name: its fields are its hyperparameters.

@@ -20,6 +20,7 @@ from graphsec.registry import (
     Range,
     Registry,
     SpecError,
+    Unsearched,
     did_you_mean,
 )
 
@@ -48,7 +49,7 @@ class Hyperparameter:
         default: Its default.
         rule: Which values are valid, in words; empty if all.
         range: Where a sweep looks; None if it doesn't.
-        choices: The values of a Literal or bool; None otherwise.
+        choices: The values of a Literal or bool that may be searched; None otherwise.
         integer: Whether values of ``range`` are integers.
     """
 
@@ -77,8 +78,8 @@ def suggest(
 ) -> dict[str, Any]:
     """Let a trial choose a component's hyperparameters.
 
-    Fields with a ``Range`` are searched in it, bools and Literals over their values; all others
-    stay at their defaults. Parameters are called ``name.field``.
+    Fields with a ``Range`` are searched in it, bools and Literals over their values unless marked
+    ``Unsearched``; all others stay at their defaults. Parameters are called ``name.field``.
 
     Args:
         trial: The trial.
@@ -303,7 +304,7 @@ def _read(field: dataclasses.Field[Any], hint: Any) -> Hyperparameter:
     rule = " or ".join(str(c) for c in choices) if choices else _rule(notes)
     return Hyperparameter(
         field.name, _name(hint), None if default is dataclasses.MISSING else default,
-        rule, span, choices, plain is int,
+        rule, span, None if Unsearched() in notes else choices, plain is int,
     )  # fmt: skip
 
 

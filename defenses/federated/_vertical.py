@@ -16,7 +16,7 @@ from graphsec.graph import Graph
 from graphsec.models.base import GNN, Sizes
 from graphsec.models.rating import Rater, RaterSpec
 from graphsec.ops import Adj, Features
-from graphsec.registry import Range, SpecError
+from graphsec.registry import Range, SpecError, Unsearched
 from graphsec.rng import Rng
 from graphsec.train import OnEpoch, Recipe, Trace, Training
 
@@ -124,8 +124,8 @@ class FederatedDefense(VerticalDefense):
         timeout: With "flower": seconds that parties have for an answer.
     """
 
-    transport: Where = "process"
-    secure: bool = False
+    transport: Annotated[Where, Unsearched()] = "process"
+    secure: Annotated[bool, Unsearched()] = False
     timeout: Annotated[float, Field(gt=0)] = 60.0
 
     def __post_init__(self) -> None:

@@ -652,12 +652,22 @@ def test_flower_is_asked_for_before_work_starts(monkeypatch: pytest.MonkeyPatch)
         graphsec.fit(GRAPH, "rating-gcn", {"name": "fedgnn", "secure": True})
 
 
+def test_sweeps_leave_the_transport_alone() -> None:
+    """It changes no answer, and may not be there."""
+    optuna = pytest.importorskip("optuna")
+    from graphsec.sweep import suggest
+
+    chosen = suggest(optuna.create_study().ask(), "verfedgnn", kind="defense")
+    assert "level" in chosen
+    assert not {"transport", "secure", "timeout"} & set(chosen)
+
+
 def test_a_node_shows_its_ticket(tmp_path: Path) -> None:
     """Only who has a party's ticket, and its key where keys are registered, is that party."""
     from graphsec.federated.flower.processes import Processes
 
     made = Processes(tmp_path, 2, secure=False, patience=1.0, programs={})
-    made.parties = dict.fromkeys(range(2), None)  # type: ignore[arg-type]
+    made.parties = dict.fromkeys(range(2))  # type: ignore[assignment]
     ticket = made.tickets[1]
     assert made._introduced(77, {"party": 1, "ticket": ticket}) == 1
     for said in ({}, {"party": 1}, {"party": 0, "ticket": ticket}, {"party": 1, "ticket": "ö"},
