@@ -151,6 +151,7 @@ class FederatedDefense(VerticalDefense):
         from graphsec.federated.flower import FlowerFederation, kept_in
 
         folder = kept_in.get()
+        kept_in.set(None)  # the next training, on a poisoned graph say, is another one
         return FlowerFederation(
             graph, owner, protocol, rng, keep=self.keep, secure=self.secure,
             timeout=self.timeout, folder=folder, resume=folder is not None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,8 @@ from graphsec.train import OnEpoch
 class FlowerFederation(Federation):
     """As ``Federation``, with each party in a Flower SuperNode; the server is in this process.
 
-    Use it in a ``with`` statement, which starts the processes and ends them, whatever happens.
+    Use it in a ``with`` statement, which starts the processes and ends them, whatever happens; one
+    at a time in a process, as Flower keeps the number of the run in a global.
     A party's process is given a folder with its part of the graph, the protocol, and a seed; it
     writes its states there. Weights equal those of ``Federation``, bit for bit where arithmetic is
     the same.
@@ -71,8 +72,13 @@ class FlowerFederation(Federation):
             raise ValueError(f"timeout and patience must be > 0, got {timeout} and {patience}")
         self.owner, self.protocol = owner, protocol
         self.parties = []  # they are elsewhere
-        self._temporary = folder is None
-        self.folder = (folder or Path(tempfile.mkdtemp(prefix="graphsec-"))).resolve()
+        self._temporary = None
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory(
+                prefix="graphsec-", ignore_cleanup_errors=True
+            )
+            folder = Path(self._temporary.name)
+        self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.processes = Processes(
             self.folder, protocol.parties, secure=secure, patience=patience,
@@ -81,10 +87,15 @@ class FlowerFederation(Federation):
         self._timeout = timeout
         self._inner: FlowerGrid | None = None
         self._serve(around(_Later(self)), rng, keep)
-        found = self._found(resume)
+        agreed = {
+            **json.loads(json.dumps(protocol.spec())),
+            "graph": graph.fingerprint,
+            "owner": hashlib.sha256(owner.numpy().tobytes()).hexdigest(),
+        }
+        found = self._found(resume, agreed)
         if found is not None:
             self.server.restore(found)
-        (self.folder / "protocol.json").write_text(json.dumps(protocol.spec()))
+        (self.folder / "agreed.json").write_text(json.dumps(agreed))
         for index, part in enumerate(parts_of(graph, owner, protocol.parties)):
             settings = parts.Settings(
                 index=index, protocol=protocol.spec(), seed=seed_of(rng, index),
@@ -96,18 +107,17 @@ class FlowerFederation(Federation):
     def _of(self, party: int) -> Path:
         return self.folder / f"party-{party}"
 
-    def _found(self, resume: bool) -> dict[str, Any] | None:
+    def _found(self, resume: bool, agreed: Mapping[str, Any]) -> dict[str, Any] | None:
         """The server's state to go on from."""
         if not resume or not (self.folder / "server.pt").is_file():
             (self.folder / "server.pt").unlink(missing_ok=True)
             return None
-        before = json.loads((self.folder / "protocol.json").read_text())
-        mine = json.loads(json.dumps(self.protocol.spec()))
-        changed = [name for name in mine if before.get(name) != mine[name]]
+        before = json.loads((self.folder / "agreed.json").read_text())
+        changed = [name for name in agreed if before.get(name) != agreed[name]]
         if changed:
             raise ValueError(
                 f"{self.folder} must hold states of this training, found another: "
-                f"{changed[0]} was {before.get(changed[0])!r}, is {mine[changed[0]]!r}"
+                f"{changed[0]} was {before.get(changed[0])!r}, is {agreed[changed[0]]!r}"
             )
         state: dict[str, Any] = torch.load(self.folder / "server.pt", weights_only=True)
         return state
@@ -129,8 +139,8 @@ class FlowerFederation(Federation):
     def close(self) -> None:
         """End all processes; a temporary folder goes."""
         self.processes.stop()
-        if self._temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def run(
         self, rounds: int | None = None, *, on_epoch: OnEpoch | None = None,

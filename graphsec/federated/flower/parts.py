@@ -42,6 +42,7 @@ class Settings:
 def pack(folder: Path, graph: Graph, settings: Settings) -> None:
     """Write a party's folder; states of an earlier training go unless it is resumed."""
     folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
     if settings.resume is None:
         for old in folder.glob("state-*.pt"):
             old.unlink()
