@@ -30,9 +30,8 @@ class UserAttributes(Attack):
     What an embedding tells is to be held against the majority (``attribute_gain``), and against a
     classifier that sees the interactions that it was trained on: knows = ("ratings",).
 
-    Source: Zhang et al., Graph Embedding for Recommendation against Attribute Inference Attacks,
-    WWW 2021, and Yuan et al. for federated recommenders, arXiv 2205.11857 (the question; abstracts
-    read).
+    Source: Zhang and Yin, Comprehensive Privacy Analysis on Federated Recommender System against
+    Attribute Inference Attacks, arXiv 2205.11857 (the question; from notes, not read).
 
     Attributes:
         knows: What is known of every user: the "public" parameters of a federation (embedding and

@@ -93,3 +93,22 @@ def windows(series: list[Tensor], count: int) -> Tensor:
     """(users, count · width) float64: means over so many parts of the rounds, side by side."""
     parts = np.array_split(np.arange(len(series)), min(count, len(series)))
     return torch.cat([torch.stack([series[i] for i in p]).double().mean(0) for p in parts], 1)
+
+
+def in_batch(gradient: Mapping[str, Tensor]) -> Tensor:
+    """(users,) bool: whose bias has a gradient, and so surely had a rating in the batch.
+
+    Without noise all of them but for sums of errors that are exactly 0; a quantised gradient names
+    nobody falsely, but only one in level / |gradient|. Rows of the table don't say it: they have
+    gradients through items that others rated.
+    """
+    return gradient["bias"].ravel() != 0
+
+
+def error_sums(gradient: Mapping[str, Tensor]) -> Tensor:
+    """(users,) sums of rating − prediction over the batch: −½ of the gradient of the bias.
+
+    Exact without noise. Who has one rating in the batch gives away its error, and so the rating to
+    whoever can predict it: μ + b_u is public, the item's part is not.
+    """
+    return -gradient["bias"].ravel() / 2

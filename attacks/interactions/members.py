@@ -28,9 +28,9 @@ class InteractionMembership(Attack):
     asked is which ratings were trained on, so that popularity and taste say nothing.
 
     Source: Yuan et al., Interaction-level Membership Inference Attack Against Federated Recommender
-    Systems, WWW 2023 (the question; abstract read); the threshold on the error as Yeom et al., CSF
-    2018, its calibration as Watson et al., On the Importance of Difficulty Calibration in
-    Membership Inference Attacks, ICLR 2022 (both from memory).
+    Systems, arXiv 2301.10964 (the question; from notes, not read); the threshold on the error as
+    Yeom et al., CSF 2018, its calibration as Watson et al., On the Importance of Difficulty
+    Calibration in Membership Inference Attacks, ICLR 2022 (both from memory).
 
     Attributes:
         score: What is compared: minus the squared "error" of the rating, which must be known, or

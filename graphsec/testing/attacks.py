@@ -47,9 +47,11 @@ from graphsec.verbs import attack as attack_verb
 
 
 @cache
-def _victim(name: str, seed: int, model: str, training: str, graph: Graph) -> Predictor:
+def _victim(
+    name: str, seed: int, model: str, training: str, defense: str, graph: Graph
+) -> Predictor:
     recipe = Recipe.of(json.loads(model), json.loads(training))
-    return build_defense("none").fit(graph, recipe, Rng(seed)["defense"])
+    return build_defense(json.loads(defense)).fit(graph, recipe, Rng(seed)["defense"])
 
 
 def _worlds(outcome: Perturbation, graph: Graph) -> list[tuple[Tensor, Graph]]:
@@ -76,6 +78,7 @@ class AttackContract(Contract):
             leaves targets standing: few flips a target (``edges_per_node``), few targets.
         model: Model of the victim.
         training: Training of the victim.
+        defense: Defense of the victim.
         trivial: The attack that does the same at random.
         harm: The metric that says how much harm flips do.
         game: Spec of the game; None is the attack's own.
@@ -86,6 +89,7 @@ class AttackContract(Contract):
     threat: ClassVar[Mapping[str, Any]] = {"budget": {"edges": 0.15}}
     model: ClassVar[Mapping[str, Any]] = {"name": "gcn", "hidden": 16}
     training: ClassVar[Mapping[str, Any]] = TRAINING
+    defense: ClassVar[Any] = "none"
     trivial: ClassVar[Any] = "random"
     harm: ClassVar[str] = "attacked_accuracy"
     game: ClassVar[Any] = None
@@ -106,7 +110,7 @@ class AttackContract(Contract):
         return played
 
     def _victim(self, known: Graph, seed: int = 0) -> Predictor:
-        parts = json.dumps(dict(self.model)), json.dumps(dict(self.training))
+        parts = json.dumps(self.model), json.dumps(self.training), json.dumps(self.defense)
         return _victim(known.name, seed, *parts, known)
 
     def _run(self, graph: Graph, seed: int = 0, spec: Any = None, **threat: Any) -> Any:

@@ -13,11 +13,12 @@ import graphsec
 from graphsec.graph import Graph
 from graphsec.outcome import Perturbation
 from graphsec.registry import ATTACKS
-from graphsec.testing import AttackContract, tiny_graphs
+from graphsec.testing import AttackContract, tiny_graphs, tiny_ratings
 from graphsec.testing.common import TRAINING
 
 BASELINES = (
     "fa-gnn",
+    "interaction-popularity",
     "none",
     "property-loss-test",
     "random",
@@ -145,7 +146,39 @@ def atoms() -> dict[str, Graph]:
 
 AROUND = {**LEAKING, "graphs": atoms}
 
+
+def tasteful_users() -> dict[str, Graph]:
+    """Rating graphs whose users have a private attribute: their taste."""
+    graphs = {}
+    for name, graph in tiny_ratings().items():
+        taste = torch.arange(graph.num_nodes) % 3
+        taste[graph.num_users :] = -1
+        graphs[name] = graph.replace(sensitive=taste)
+    return graphs
+
+
+# Users and items, of two parties.
+FEDERATED: dict[str, Any] = {
+    "graphs": tasteful_users,
+    "model": {"name": "rating-lightgcn"},
+    "training": {"epochs": 40, "batch_size": 1000, "weight_decay": 0.0},
+    "defense": {"name": "verfedgnn", "parties": 2},
+    "threat": {"position": "server"},
+}
+KNOWN_USERS = {"name": "interactions", "parties": 2, "reveal": 0.4}
+
 OTHERS: dict[str, dict[str, Any]] = {
+    "de-anonymisation": {**FEDERATED, "game": KNOWN_USERS},
+    "interaction-popularity": {**FEDERATED, "game": KNOWN_USERS, "defense": "none"},
+    "interaction-membership": {
+        **FEDERATED,
+        "defense": "none",
+        "game": {"name": "interactions", "others": "heldout", "victim": None},
+    },
+    "user-attributes": {
+        **FEDERATED,
+        "defense": {"name": "verfedgnn", "parties": 2, "quantise": False},
+    },
     **dict.fromkeys(("confidence", "lira", "rmia", "shadow-mlp"), MEMBERS),
     **dict.fromkeys(
         ("closed-form", "gifd", "gradient-guess", "gradient-matching", "idlg"), LEAKING
@@ -252,6 +285,19 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
 for _name, _fields in ATTRIBUTES.items():
     _class = f"Test_attribute_inference_{_name}"
     globals()[_class] = type(_class, (AttackContract,), _fields)
+
+
+# What of a transcript, and what beside it, may be read.
+READ: dict[str, dict[str, Any]] = {
+    "de_anonymisation_sums": {
+        "spec": {"name": "de-anonymisation", "reads": "sums"}, "game": KNOWN_USERS,
+        "threat": {"position": "party:1"},
+    },
+    "user_attributes_ratings": {"spec": {"name": "user-attributes", "knows": ("ratings",)}},
+}  # fmt: skip
+for _name, _fields in READ.items():
+    _whole = {k: staticmethod(v) if callable(v) else v for k, v in (FEDERATED | _fields).items()}
+    globals()[f"Test_{_name}"] = type(f"Test_{_name}", (AttackContract,), _whole)
 
 
 WEIGHTS = {
