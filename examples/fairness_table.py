@@ -25,8 +25,10 @@ from graphsec.graph import Graph
 from graphsec.outcome import Outcome, Perturbation
 from graphsec.predict import Predictor
 
+SELECTION = "epoch chosen alone"  # plain training, with the epoch of fair defenses
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "none": [{}],
+    SELECTION: [{"name": "fair-regularizer", "weight": 0}],
     "fair-regularizer": [{}, {"weight": 0.5}],
     "fair-reweighting": [{}],
     "fair-resampling": [{}],
