@@ -363,6 +363,59 @@ def show(
 
 
 @app.command()
+def lab(
+    number: Annotated[int | None, typer.Argument(help="Number of a lab; none lists them.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Your file to check, if not the lab's name here.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look at the answers, with hints.")
+    ] = False,
+    notebook: Annotated[
+        bool, typer.Option("--notebook", help="A notebook instead of a script.")
+    ] = False,
+    solution: Annotated[
+        bool, typer.Option("--solution", help="Print the answers; try it yourself first.")
+    ] = False,
+) -> None:
+    """Teaching labs: list them, copy one here, or check your answers.
+
+    --check runs your file in this process. Ends with 0 if all answers are right, 1 if not, 2 if
+    the command could not do its work.
+    """
+    from graphsec import labs
+    from graphsec.registry import SpecError
+
+    if number is None:
+        if check or notebook or solution:
+            raise SpecError("give the number of a lab; `graphsec lab` lists them")
+        for each in labs.labs():
+            typer.echo(f"{each.number}  {each.title}")
+        return
+    if check and solution:
+        raise SpecError("--check and --solution are two things, give one")
+    if file is not None and not check:
+        raise SpecError(f"a file is for --check, got {file}")
+    chosen = labs.lab(number)
+    if solution:
+        typer.echo(chosen.solution.rstrip())
+        return
+    if not check:
+        path = labs.copy(chosen, Path(), as_notebook=notebook)
+        again = " " + path.name if notebook else ""
+        typer.echo(f"{path}; check your answers with: graphsec lab {number} --check{again}")
+        return
+    ending = "ipynb" if notebook else "py"
+    verdicts = labs.check(chosen, file or Path(f"{chosen.name}.{ending}"))
+    for verdict in verdicts:
+        typer.echo(f"{'right' if verdict.right else 'wrong'}  {verdict.exercise}")
+        if verdict.hint:
+            typer.echo(f"       {verdict.hint}")
+    if not all(verdict.right for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(
     plain: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:

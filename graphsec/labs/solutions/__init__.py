@@ -1,0 +1,1 @@
+"""Answers to the exercises, under the names of the labs; nothing here is copied with a lab."""

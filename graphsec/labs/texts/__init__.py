@@ -1,0 +1,1 @@
+"""The labs as percent scripts, such as ``01-posteriors.py``: copied and read, not imported."""
