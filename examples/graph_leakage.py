@@ -11,9 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest
 
 import graphsec
+from graphsec.game.graph_gradients import truth
 
 Row = tuple[str, dict[str, Any]]
 GCN = {"name": "gcn", "dropout": 0.0, "layers": 3}
@@ -58,6 +60,57 @@ def activations() -> Iterator[Row]:
     kinds: dict[str, Any] = {"relu": "relu", "tanh": "tanh", "tanh(8 z)": (2.0, 16.0, 1.0)}
     for name, kind in kinds.items():
         yield f"gcn, {name}", {"model": {**GCN, "activation": kind}, "attack": GRAIN}
+
+
+def misses(seeds: int, first: int = 0) -> None:
+    """Print why grain misses: a graph of the same gradient was found first, or none was reached."""
+    print("| | exact | another graph of the same gradient | none reached |\n|---|---|---|---|")
+    for layers in (2, 3):
+        count = [0, 0, 0]
+        for seed in range(first, first + seeds):
+            known, secret, victim = _played({**GCN, "layers": layers}, 0, seed)
+            outcome = graphsec.attack(GRAIN, victim, known, **secret.shown)
+            scored = graphsec.score(outcome, known, victim, secret=secret)
+            right = float(scored["exact_share"]) == 1
+            count[0 if right else 1 if outcome.info["exact"] else 2] += 1
+        print(f"| gcn, {layers} layers | {' | '.join(map(str, count))} |", flush=True)
+
+
+def ranks(seeds: int, first: int = 0) -> None:
+    """Print how often the gradient of the second layer has the rank of what the layer was given."""
+    print("| | full rank | rank ÷ that of the rows | units on at some nodes |\n|---|---|---|---|")
+    tanh, steep = {**GCN, "activation": "tanh"}, {**GCN, "activation": (2.0, 16.0, 1.0)}
+    models = {"gcn, relu": GCN, "gcn, tanh": tanh, "gcn, tanh(8 z)": steep, "gat": GAT}
+    for name, model in models.items():
+        for step in (0, 5, 20):
+            found = [_rank(model, step, seed) for seed in range(first, first + seeds)]
+            shares, mixed = (list(each) for each in zip(*found, strict=True))
+            full = interval([float(share == 1) for share in shares])
+            row = f"{name}, {step} steps | {full} | {interval(shares)} | {interval(mixed)}"
+            print(f"| {row} |", flush=True)
+
+
+def _played(model: dict[str, Any], step: int, seed: int) -> tuple[graphsec.Graph, Any, Any]:
+    graph = graphsec.load("molecules/aids", seed=seed)
+    known, secret = graphsec.play(game(step=step), graph, seed=seed)
+    training = {"epochs": step + 1, "expose": step + 1}
+    return known, secret, graphsec.fit(known, model, training=training, seed=seed)
+
+
+def _rank(model: dict[str, Any], step: int, seed: int) -> tuple[float, float]:
+    """Share of the rank that the second layer's gradient has; of units that some nodes use."""
+    known, secret, victim = _played(model, step, seed)
+    sent = victim.trace.releases[step]
+    x, adj = truth(known, secret)[0]
+    alone = graphsec.Graph.from_edges(adj.nonzero().T, len(x), x=x)
+    given, after = victim.at(sent).model.double().hidden(x.double(), alone.adj)[:2]
+    given, used = given.detach(), after > 0
+    rows = np.unique(given.numpy().round(9), axis=0)
+    sizes = [np.linalg.svd(each, compute_uv=False) for each in (
+        sent.tensors["weight.1"].double().numpy(), rows,
+    )]  # fmt: skip
+    rank, possible = (int((s > 1e-6 * s[0]).sum()) for s in sizes)
+    return rank / possible, float((used.any(0) & ~used.all(0)).double().mean())
 
 
 def sizes() -> Iterator[Row]:
@@ -205,4 +258,9 @@ def _run(parts: Mapping[str, Any], seed: int) -> graphsec.Record:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    apart = {"ranks": ranks, "misses": misses}
+    numbers = [int(number) for number in sys.argv[2:]]
+    if sys.argv[1] in apart:
+        apart[sys.argv[1]](*numbers)
+    else:
+        main(sys.argv[1], *numbers)

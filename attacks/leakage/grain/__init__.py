@@ -63,8 +63,7 @@ class Grain(LeakageAttack):
         largest: Nodes of the largest graph that is tried; None: of the largest known one.
         blocks: Most neighbourhoods that are tried.
         steps: Most nodes that are joined, for each number of ``spare`` ones.
-        spare: Nodes whose neighbourhood may lie outside the span: where two nodes use the same
-            units, the rank of a gradient falls short.
+        spare: Nodes whose neighbourhood may lie outside the span: a gradient's rank may fall short.
     """
 
     game: ClassVar[str] = "graph-gradients"
