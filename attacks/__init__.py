@@ -50,10 +50,14 @@ from graphsec.attacks.membership import confidence, lira, rmia, shadow_mlp
 from graphsec.attacks.poisoning import meta_pgd, meta_prbcd, metattack
 from graphsec.attacks.properties import loss_test, mean_threshold, shadow_worlds
 from graphsec.attacks.reconstruction import chain_inversion, graphmi, mc_gra, similarity
+from graphsec.attacks.shilling import average, bandwagon, gradient, segment
+from graphsec.attacks.shilling import random as shilling_random
 
 __all__ = [
     "Attack",
     "alie",
+    "average",
+    "bandwagon",
     "brute_force",
     "chain_inversion",
     "closed_form",
@@ -72,6 +76,7 @@ __all__ = [
     "from_outputs",
     "g_fairattack",
     "gifd",
+    "gradient",
     "gradient_matching",
     "grain",
     "grain_nodes",
@@ -105,9 +110,11 @@ __all__ = [
     "random_features",
     "random_injection",
     "rmia",
+    "segment",
     "sga",
     "shadow_mlp",
     "shadow_worlds",
+    "shilling_random",
     "sign_flip",
     "similarity",
     "stealing",

@@ -102,6 +102,11 @@ class Defense(Component):
         """What is promised about privacy after this training; None promises nothing."""
         return None
 
+    def suspicion(self, graph: Graph) -> Tensor | None:
+        """(users,) how likely each user of a ranking graph is a fake, higher for more likely; None
+        where nobody is looked for."""  # noqa: D205, D209
+        return None
+
     def certify(self, predictor: Predictor, graph: Graph, nodes: Tensor, rng: Rng) -> Tensor:
         """Certified radii of the answers about ``nodes`` (k,): (k, …), −1 where nothing holds.
 
@@ -297,6 +302,11 @@ class Compose(Defense):
     def public(self) -> Defense:
         """With every part as attackers know it."""
         return replace(self, parts=tuple(part.public() for part in self.parts))
+
+    def suspicion(self, graph: Graph) -> Tensor | None:
+        """Those of the first part that looks for fakes."""
+        found = (part.suspicion(graph) for part in self.parts)
+        return next((each for each in found if each is not None), None)
 
     @property
     def federation(self) -> int:

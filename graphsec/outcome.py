@@ -35,7 +35,7 @@ def _no_flips() -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Injection:
-    """Nodes that were not there: n, n + 1, … in a graph of n nodes.
+    """Nodes that were not there: n, n + 1, … in a graph of n nodes; users in a ranking graph.
 
     Attributes:
         x: (m, d) their features.

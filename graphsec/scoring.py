@@ -85,6 +85,8 @@ def score(
             raise ValueError("local attacks are scored on the predictor they met, not on another")
         return _by_target(outcome, graph, predictor)
     numbers = {**_utility(graph, predictor, nodes), **_validation(graph, predictor)}
+    if isinstance(outcome, Perturbation) and graph.task == "ranking":
+        numbers |= _shilled(outcome, graph, predictor, after, secret, numbers)
     if isinstance(outcome, Takeover):
         attacked = _utility(graph, after, nodes)["accuracy"].value
         drop = numbers["accuracy"].value - attacked
@@ -142,6 +144,60 @@ def score(
             label = "attack AUC in the worst decile of degrees"
             numbers["worst_decile_auc"] = Metric(worst, False, 0, 1, label)
     return numbers
+
+
+def _shilled(
+    outcome: Perturbation,
+    graph: Graph,
+    predictor: Predictor,
+    after: Predictor,
+    secret: Secret | None,
+    clean: dict[str, Metric],
+) -> dict[str, Metric]:
+    """How often the promoted items are shown before and after, and what it costs the others.
+
+    Only of a model that was trained with the new users: another has no embeddings of them.
+    """
+    attacked = outcome.apply(graph)
+    new = attacked.num_users - graph.num_users
+    numbers = {"injected": Metric(float(new), False, 0, float("inf"), "users injected")}
+    if new and after is predictor:
+        return numbers
+    for name, metric in _ranked(attacked, after).items():
+        numbers[f"attacked_{name}"] = replace(metric, label=f"{metric.label}, under attack")
+        fell = clean[name].value - metric.value
+        numbers[f"{name}_drop"] = Metric(fell, False, -1, 1, f"loss of {metric.label}")
+    suspicion = None if after.origin is None else after.origin.defense.suspicion(attacked)
+    if suspicion is not None and new:
+        fake = torch.arange(attacked.num_users) >= graph.num_users
+        found = ranking_metrics(suspicion, fake.long())["auc"].value
+        numbers["detection_auc"] = Metric(found, True, 0, 1, "AUC of finding injected users")
+    if secret is None or secret.game != "promotion":
+        return numbers
+    before = _shown(graph, predictor, secret.question, graph.num_users)
+    now = _shown(attacked, after, secret.question + new, graph.num_users)
+    label = f"target hit ratio@{RANKED}"
+    return {
+        **numbers,
+        f"target_hit_at_{RANKED}": Metric(before, False, 0, 1, label),
+        f"attacked_target_hit_at_{RANKED}": Metric(now, False, 0, 1, f"{label}, under attack"),
+        f"target_hit_at_{RANKED}_rise": Metric(now - before, False, -1, 1, f"rise of {label}"),
+    }
+
+
+def _shown(graph: Graph, predictor: Predictor, items: torch.Tensor, users: int) -> float:
+    """Mean over items of the share of the first ``users`` users, of those who have not taken the
+    item, that find it among their first 20."""  # noqa: D205, D209
+    ranked = predictor.rank(graph, torch.arange(users), RANKED)
+    taker = graph.pairs[:, torch.isin(graph.pairs[1], items)]
+    shares = []
+    for item in items.tolist():
+        new = torch.ones(users, dtype=torch.bool)
+        mine = taker[0][taker[1] == item]
+        new[mine[mine < users]] = False
+        if bool(new.any()):
+            shares.append(float((ranked[new] == item).any(1).double().mean()))
+    return sum(shares) / len(shares) if shares else 0.0
 
 
 def _by_target(outcome: Perturbation, graph: Graph, predictor: Predictor) -> dict[str, Metric]:

@@ -11,6 +11,7 @@ from graphsec.game.interactions import Interactions
 from graphsec.game.links import Links
 from graphsec.game.membership import Membership
 from graphsec.game.neighbourhood_gradients import NeighbourhoodGradients
+from graphsec.game.promotion import Promotion
 from graphsec.game.property import Property
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Membership",
     "NeighbourhoodGradients",
     "Open",
+    "Promotion",
     "Property",
     "Secret",
 ]

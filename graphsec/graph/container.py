@@ -358,6 +358,10 @@ class Graph:
     def grow(self, x: Any, edges: Any) -> Graph:
         """The graph with m more nodes n … n + m − 1, in no part of the split, without labels.
 
+        In a ranking graph they are users. Those come first, so what are n … n + m − 1 in ``edges``
+        stand behind the users in the graph that is returned, and items are m higher there; ratings
+        are left out.
+
         Args:
             x: (m, d) their features, dense.
             edges: (2, k) their edges, each with at least one new end; an undirected edge is
@@ -365,7 +369,8 @@ class Graph:
 
         Raises:
             GraphError: An edge joins two old nodes, is a self-loop, out of range or listed
-                twice; the widths of the features differ; or labels are real numbers.
+                twice, or leads from a new user to no item; the widths of the features differ;
+                or labels are real numbers.
         """
         return grown(self, x, edges)
 

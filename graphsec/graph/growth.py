@@ -19,8 +19,12 @@ def grown(graph: Graph, x: Any, edges: Any) -> Graph:
     """What ``Graph.grow`` gives."""
     from graphsec.graph.container import Graph
 
+    if graph.task == "ranking":
+        return _more_users(graph, features(x), edge_array(edges))
     if graph.task != "classification":
-        raise GraphError(f"task must be 'classification' to grow a graph, found {graph.task!r}")
+        raise GraphError(
+            f"task must be 'classification' or 'ranking' to grow a graph, found {graph.task!r}"
+        )
     new, pairs = features(x), edge_array(edges)
     if graph.x is None or new.dim() != 2 or new.shape[1] != graph.num_features:
         raise GraphError(
@@ -43,6 +47,52 @@ def grown(graph: Graph, x: Any, edges: Any) -> Graph:
         directed=graph.directed, x=_stacked(graph.x, new), split=graph.split, task=graph.task,
         name=graph.name, **more,
     )  # fmt: skip
+
+
+def _more_users(graph: Graph, x: Tensor, pairs: np.ndarray) -> Graph:
+    """The ranking graph with new users behind those that are there, and the items moved up."""
+    from graphsec.graph.container import Graph
+
+    count, users, n = len(x), graph.num_users, graph.num_nodes
+    if x.dim() != 2 or x.shape[1] != graph.num_features:
+        raise GraphError(
+            f"x of new users must have shape (m, {graph.num_features}), found {tuple(x.shape)}"
+        )
+    _check(graph, count, pairs)
+    if pairs.size and not ((pairs.min(0) >= users) & (pairs.min(0) < n)).all():
+        raise GraphError(f"edges of new users must lead to items ({users}…{n - 1})")
+    place = torch.arange(n + count)
+    place[users:n] += count
+    place[n:] -= n - users
+    old = place[graph.pairs].numpy()
+    weight = None
+    if graph.edge_weight is not None:
+        row, col = graph.edge_index
+        weight = np.concatenate([
+            graph.edge_weight[row < col].numpy(), np.ones(pairs.shape[1], np.float32)
+        ])  # fmt: skip
+    moved = place[torch.from_numpy(pairs)].numpy()
+    kept: dict[str, Any] = {
+        name: None if value is None else torch.cat([
+            value[:users], value.new_full((count,), -1), value[users:]
+        ])
+        for name in ("y", "sensitive")
+        for value in [getattr(graph, name)]
+    }  # fmt: skip
+    return Graph.from_edges(
+        np.concatenate([old, moved], axis=1), n + count, edge_weight=weight, task="ranking",
+        x=None if graph.x is None else _between(graph.x, x, users), name=graph.name,
+        node_type=np.repeat([0, 1], [users + count, n - users]),
+        holdout=graph.holdout and graph.holdout.renumbered(place), **kept,
+    )  # fmt: skip
+
+
+def _between(x: Tensor, new: Tensor, users: int) -> Tensor:
+    """Features of users, new users and items."""
+    if x.layout == torch.strided:
+        return torch.cat([x[:users], new.to_dense(), x[users:]])
+    old = as_scipy(x)
+    return features(sp.vstack([old[:users], as_scipy(new.to_dense()), old[users:]]))
 
 
 def _check(graph: Graph, count: int, pairs: np.ndarray) -> None:

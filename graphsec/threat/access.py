@@ -98,8 +98,9 @@ class Budget(Component):
     Attributes:
         edges: Edges flipped (None: no limit beyond ``edges_per_node`` where that is given).
         edges_per_node: Flips at any one node (None: no limit beyond ``edges``).
-        nodes: Nodes injected.
-        edges_per_injected: Edges of an injected node (None: the mean degree, rounded up).
+        nodes: Nodes injected; in ranking graphs users, a fraction being one of the users.
+        edges_per_injected: Edges of an injected node (None: the mean degree, rounded up; of users
+            in ranking graphs).
         features: Feature entries changed (None: no limit where another limit of features is
             given).
         features_per_node: Entries changed at any one node, as a fraction of all of its entries
@@ -176,8 +177,11 @@ class Budget(Component):
 
     def injection(self, graph: Graph) -> tuple[int, int]:
         """Largest number of injected nodes, and of edges at each of them."""
-        count = share(self.nodes, graph.num_nodes)
-        mean = math.ceil(len(graph.indices) / graph.num_nodes)
+        if graph.task == "ranking":  # new nodes are users
+            many, degrees = graph.num_users, graph.num_edges
+        else:
+            many, degrees = graph.num_nodes, len(graph.indices)
+        count, mean = share(self.nodes, many), math.ceil(degrees / many)
         return count, mean if self.edges_per_injected is None else self.edges_per_injected
 
 

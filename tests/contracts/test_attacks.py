@@ -13,7 +13,7 @@ import graphsec
 from graphsec.graph import Graph
 from graphsec.outcome import Perturbation
 from graphsec.registry import ATTACKS
-from graphsec.testing import AttackContract, tiny_graphs, tiny_ratings
+from graphsec.testing import AttackContract, tiny_graphs, tiny_rankings, tiny_ratings
 from graphsec.testing.common import TRAINING
 
 BASELINES = (
@@ -30,6 +30,14 @@ BASELINES = (
 POISONING = ("meta-pgd", "meta-prbcd", "metattack")
 AIMED = ("degree",)  # at one kind of defense, the same
 # Need a federation, which the contract's victim is not: compared in tests/unit/test_byzantine.py.
+# Do their harm to a recommender trained with their users: compared in tests/unit/test_shilling.py.
+SHILLING = (
+    "shilling-average",
+    "shilling-bandwagon",
+    "shilling-gradient",
+    "shilling-random",
+    "shilling-segment",
+)
 BYZANTINE = (
     "alie",
     "byzantine-noise",
@@ -124,6 +132,15 @@ LEAKING = {
     "training": {"epochs": 1, "expose": 1},
 }
 
+# Fake users among those of a ranking graph.
+FAKES = {
+    "graphs": tiny_rankings,
+    "game": {"name": "promotion", "items": 2, "most": 9},
+    "model": {"name": "lightgcn", "width": 8},
+    "training": {"epochs": 5, "patience": None, "select": "last"},
+    "threat": {"budget": {"nodes": 3, "edges_per_injected": 7}},
+}
+
 FAIR = {"graphs": unfair_graphs, "harm": "attacked_delta_sp"}
 
 
@@ -187,6 +204,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("grain", "graph-guess", "graph-matching"), WHOLE),
     **dict.fromkeys(("grain-nodes", "neighbourhood-guess"), AROUND),
     **dict.fromkeys(("property-loss-test", "property-shadow", "property-threshold"), LARGE),
+    **dict.fromkeys(SHILLING, FAKES),
     **dict.fromkeys(("fa-gnn", "fair-prbcd", "g-fairattack"), FAIR),
     "brute-force": {
         "threat": {"budget": {"edges": 4}, "targets": (0, 7, 12, 30)},
@@ -235,7 +253,7 @@ SPECS: dict[str, dict[str, Any]] = {  # enough for tiny graphs
 for _name in ATTACKS:
     _fields: dict[str, Any] = {
         "spec": SPECS.get(_name, _name),
-        "beats_random": _name not in BASELINES + POISONING + AIMED + BYZANTINE,
+        "beats_random": _name not in BASELINES + POISONING + AIMED + BYZANTINE + SHILLING,
         **({"threat": FEW} if _name in LOCAL else {}),
         **{k: staticmethod(v) if callable(v) else v for k, v in OTHERS.get(_name, {}).items()},
     }

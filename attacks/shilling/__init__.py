@@ -1,0 +1,1 @@
+"""Fake users that make a recommender show a few items to more users."""
