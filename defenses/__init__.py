@@ -30,7 +30,7 @@ from graphsec.defenses.private import (
     scores,
     votes,
 )
-from graphsec.defenses.purify import gdc, jaccard, svd
+from graphsec.defenses.purify import degsim, gdc, jaccard, pca_varselect, svd
 from graphsec.defenses.release import (
     clip_gradients,
     key_protected,
@@ -56,6 +56,7 @@ __all__ = [
     "adversarial_training",
     "build",
     "clip_gradients",
+    "degsim",
     "dp_gnn",
     "dp_subgraphs",
     "dpar",
@@ -79,6 +80,7 @@ __all__ = [
     "noisy_gradients",
     "noisy_graph",
     "none",
+    "pca_varselect",
     "progap",
     "prognn",
     "prune_gradients",

@@ -46,7 +46,8 @@ class DefenseContract(Contract):
     Attributes:
         model: Model behind the defense.
         training: Its training.
-        utility_drop: Most accuracy it may cost on the clean tiny graphs, or most RMSE it may add.
+        utility_drop: Most accuracy (recall, of rankings) it may cost on the clean tiny graphs, or
+            most RMSE it may add.
         saves: Whether its predictors can be saved.
     """
 
@@ -73,15 +74,14 @@ class DefenseContract(Contract):
         return _fitted(made, json.dumps(self.model), json.dumps(dict(self.training)), graph, seed)
 
     def test_keeps_utility(self, graph: Graph) -> None:
-        """Test accuracy (or RMSE), median of three seeds, is near that of the undefended model."""
-        rates = graph.task == "rating"
+        """Test accuracy, RMSE or recall, median of three seeds, is near the undefended model's."""
+        name = {"rating": "rmse", "ranking": "recall_at_20"}.get(graph.task, "accuracy")
+        sign = -1 if name == "rmse" else 1
 
         def utility(defense: Any) -> float:
             fitted = (self._fitted(graph, defense, seed) for seed in range(3))
             scores = (score(Outcome(), graph, one) for one in fitted)
-            return statistics.median(
-                -float(s["rmse"]) if rates else float(s["accuracy"]) for s in scores
-            )
+            return statistics.median(sign * float(s[name]) for s in scores)
 
         assert utility(None) >= utility("none") - self.utility_drop
 
@@ -120,7 +120,7 @@ class DefenseContract(Contract):
     def test_sanitises_attacked_graphs(self, graph: Graph) -> None:
         """Evasion meets the defense's preprocessing of the attacked graph, not of the clean one."""
         made, flips = self._fitted(graph), some_flips(graph, 10)
-        defense = made.origin.defense if self.component.draws and made.origin else self.component
+        defense = made.origin.defense if made.origin else self.component
         made.logits(graph)  # an answer about the clean graph must not be reused
         attacked = graph.flip(flips)
         x, adj = defense.sanitise(x_of(attacked), attacked.adj)

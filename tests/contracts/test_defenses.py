@@ -13,11 +13,12 @@ import graphsec
 from graphsec.defenses.fair._training import FairDefense
 from graphsec.defenses.federated._horizontal import HorizontalDefense
 from graphsec.defenses.federated._vertical import VerticalDefense
+from graphsec.defenses.purify._fakes import FakeUsers
 from graphsec.graph import Graph
 from graphsec.models.base import Sizes
 from graphsec.registry import DEFENSES
 from graphsec.rng import Rng
-from graphsec.testing import DefenseContract, disturb, tiny_graphs, tiny_ratings
+from graphsec.testing import DefenseContract, disturb, tiny_graphs, tiny_rankings, tiny_ratings
 from graphsec.train import Recipe, fit
 
 # Fields that suit tiny graphs, and what to compose.
@@ -98,6 +99,12 @@ for _name in DEFENSES:
         _fields |= {"model": "rating-lightgcn", "graphs": staticmethod(tiny_ratings)}
         _fields |= {"spec": {"name": _name, "parties": 2}, "utility_drop": 0.3}
         _fields |= {"training": {"epochs": 25, "batch_size": None}}
+    if issubclass(DEFENSES[_name], FakeUsers):
+        _fields |= {
+            "model": {"name": "lightgcn", "width": 8},
+            "graphs": staticmethod(tiny_rankings),
+        }
+        _fields |= {"training": {"epochs": 30, "lr": 0.05, "patience": None, "select": "last"}}
     if issubclass(DEFENSES[_name], HorizontalDefense):
         # Half of the edges are missing; by communities a client of "karate" has one class only.
         _spec = {"name": _name, "clients": 2, "local_steps": 3, "partition": "uniform"}
