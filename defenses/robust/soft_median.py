@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ class SoftMedian(Defense):
     Attributes:
         temperature: T; ``inf`` is the plain sum, 0 the neighbour nearest to the median.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression", "ranking")
 
     temperature: Annotated[float, Field(gt=0), Range(0.2, 2.0, log=True)] = 0.5
 
