@@ -115,6 +115,13 @@ WRONG = [
     (1, 4, "base_rate = graph.num_edges / graph.num_nodes**2", "each pair of nodes twice"),
     (1, 4, "base_rate = 'small'", "must be a number, got 'small'"),
     (1, 5, "def label_score(c, q):\n    return (c[q[0]] != c[q[1]]).double()", "other way round"),
+    (2, 1, "def label_of(g):\n    return g.argmax()", "that the model finds likeliest"),
+    (2, 2, "def input_by_division(W, b):\n    return W[0] / b[0]", "take a column"),
+    (2, 2, "def input_by_division(W, b):\n    return W[:, 0] / b[0]", "0 by 0"),
+    (2, 3, "def input_by_least_squares(W, b):\n    return W @ b", "divide by gᵀg"),
+    (2, 3, "input_by_least_squares = input_by_division", "the one column of exercise 2"),
+    (2, 4, "def possible(c, s):\n    return (c <= 1 + s).all(1)", "a pixel of −0.2 passes"),
+    (2, 5, "def own_features(t, o, w, x):\n    return t - w @ x", "what is left is"),
 ]  # fmt: skip
 
 
