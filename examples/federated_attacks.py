@@ -3,10 +3,12 @@
     graphsec run examples/federated_attacks.toml --store sqlite:///runs.db
     python examples/federated_attacks.py --store sqlite:///runs.db --figure attacks.svg
     python examples/federated_attacks.py --batches
+    python examples/federated_attacks.py --known
 
 The first table has the AUC of de-anonymisation by what is read, means over users and then over
 seeds with Student's intervals, from the store; ``--batches`` trains for some epochs and shows
-what the gradients of the last one say of the batches that they are of.
+what the gradients of the last one say of the batches that they are of, and ``--known`` attacks one
+federation with more and fewer users known, and asks more than is matched.
 """
 
 from __future__ import annotations
@@ -58,20 +60,24 @@ def gathered(url: str, metric: str) -> dict[Row, dict[str, list[float]]]:
             continue
         name = f"{attack['reads']}/{threat['position']}" if "reads" in attack else attack["name"]
         if name in READS and record.spec["game"]["others"] == "popular":
-            found[row(record.spec["defense"])][name].append(record.value(metric))
+            here = found[row(record.spec["defense"])]
+            here[name].append(record.value(metric))
+            if name == "interaction-popularity":
+                here["rmse"].append(record.value("rmse"))
     return dict(sorted(found.items()))
 
 
 def table(url: str, metric: str) -> str:
     """Markdown: rows of the federation, columns of what is read."""
     lines = [
-        f"| parties | mechanisms | seeds | {' | '.join(READS.values())} |",
-        "|---" * (3 + len(READS)) + "|",
+        f"| parties | mechanisms | seeds | RMSE | {' | '.join(READS.values())} |",
+        "|---" * (4 + len(READS)) + "|",
     ]
     for (parties, mechanisms), cells in gathered(url, metric).items():
         seeds = max(len(values) for values in cells.values())
         words = [mean_interval(cells[n]).text() if cells[n] else "–" for n in READS]
-        lines.append(f"| {parties} | {mechanisms} | {seeds} | {' | '.join(words)} |")
+        error = sum(cells["rmse"]) / len(cells["rmse"])
+        lines.append(f"| {parties} | {mechanisms} | {seeds} | {error:.4f} | {' | '.join(words)} |")
     return "\n".join(lines)
 
 
@@ -147,13 +153,36 @@ def batches(quantise: bool, epochs: int) -> str:
     )
 
 
+def known() -> str:
+    """AUC and precision at five parties, both mechanisms, by who is known and what is asked."""
+    graph = graphsec.load("rating/ml-100k", seed=0)
+    victim = graphsec.fit(graph, "rating-lightgcn", VerFedGNN(weight_decay=0.01), seed=0)
+    lines = ["| known users | asked | popularity | operator |", "|---|---|---|---|"]
+    games = [("popular", share) for share in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)]
+    for others, share in [*games, ("uniform", 0.1), ("all", 0.1)]:
+        game = {"name": "interactions", "parties": 10, "reveal": share, "others": others}
+        secret, cells = graphsec.play(game, graph)[1], []
+        assert secret is not None
+        for attack in ("interaction-popularity", "de-anonymisation"):
+            seat = {"position": "server"}
+            out = graphsec.attack(attack, victim, graph, threat=seat, **secret.shown)
+            found = graphsec.score(out, graph, victim, secret)
+            cells.append(f"{found['user_auc'].value:.3f} / {found['user_precision'].value:.3f}")
+        lines.append(f"| {share:g} | {others} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print what is asked for."""
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--store", default="sqlite:///runs.db")
     asked.add_argument("--figure", type=Path)
     asked.add_argument("--batches", action="store_true")
+    asked.add_argument("--known", action="store_true")
     given = asked.parse_args()
+    if given.known:
+        sys.stdout.write(known() + "\n")
+        return
     if given.batches:
         columns = ("gradients", "epoch", "named rightly", "of those there", "with one rating",
                    "ratings read", "guessed from public")  # fmt: skip

@@ -125,7 +125,7 @@ class View:
         self._require(flag, "view.examples")
         if self._examples is None:
             raise ValueError(
-                "view.examples: the game reveals nothing; set reveal of the game 'links', and "
+                "view.examples: the game reveals nothing; set the game's reveal above 0, and "
                 "pass examples=secret.examples"
             )
         return self._examples
