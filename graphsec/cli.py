@@ -250,6 +250,8 @@ def federate(
     except TypeError as error:
         raise SpecError(f"{spec}: {error}") from None
     if checkpoint is not None:
+        if transport != "flower":
+            raise SpecError(f"--checkpoint needs --transport flower, got {transport!r}")
         from graphsec.federated.flower import kept_in
 
         kept_in.set(checkpoint)

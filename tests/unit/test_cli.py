@@ -159,3 +159,44 @@ def test_data(
     assert any("karate" in line and "built in" in line for line in lines)
     assert any("planetoid/cora" in line and "to be fetched" in line for line in lines)
     assert graphsec(monkeypatch, "data", "fetch", "karate") == 0
+
+
+FEDERATED = """
+dataset = { name = "rating/factors", users = 40, items = 30, each = 10 }
+model = "rating-lightgcn"
+training = { epochs = 2, batch_size = 240 }
+"""
+
+
+def test_federate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one process; across processes: test_flower.py."""
+    (folder / "f.toml").write_text(FEDERATED)
+    here = ("federate", "f.toml", "--transport", "process")
+    assert graphsec(monkeypatch, *here, "--parties", "3", "--seed", "1") == 0
+    figures = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(figures["rounds"]) == 2
+    assert 0 < float(figures["rmse"]) < 3
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "said"),
+    [
+        (None, (), "no file f.toml"),
+        ("dataset = ", (), "f.toml: Invalid value"),
+        ('colour = "red"', (), "unexpected keyword argument 'colour'"),
+        (FEDERATED + "defense = [1, 2]", (), "defense must be a name or a table"),
+        (FEDERATED, ("--parties", "31"), "parties must be ≤ 30"),
+        (FEDERATED, ("--checkpoint", "kept"), "--checkpoint needs --transport flower"),
+    ],
+)
+def test_federate_refuses(
+    content: str | None, more: tuple[str, ...], said: str, folder: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """In a line, before anything is trained."""
+    if content is not None:
+        (folder / "f.toml").write_text(content)
+    assert graphsec(monkeypatch, "federate", "f.toml", "--transport", "process", *more) in (1, 2)
+    assert said in capsys.readouterr().err
