@@ -41,7 +41,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "random": {},
     "fa-gnn": {},
     "g-fairattack": {"candidates": 20_000},
-    "fair-prbcd": {"steps": 40, "block": 100_000, "fine_tune": 0.5},
+    "fair-prbcd": {"steps": 20, "block": 50_000, "fine_tune": 0.5},
 }
 SHOWN = ("class_auc", "f1", "positive_rate", "accuracy", "delta_sp", "delta_eo")
 
