@@ -82,20 +82,25 @@ def table(url: str, metric: str) -> str:
 
 
 def figure(url: str, path: Path) -> None:
-    """AUC over the parties, with neither mechanism and with both, and over the size of Φ."""
+    """AUC over the parties, without and with the mechanisms, and over the size of Φ.
+
+    Bars are the range of seeds.
+    """
     from matplotlib.figure import Figure
 
     found = gathered(url, "user_auc")
-    drawn = Figure(figsize=(9, 3.2), layout="constrained")
+    drawn = Figure(figsize=(11, 3.2), layout="constrained")
     axes = drawn.subplots(1, 3, sharey=True)
     marks = dict(zip(READS, "x.v^os", strict=True))
 
     def line(ax: Any, rows: list[tuple[float, Row]]) -> None:
         rows = [(at, key) for at, key in rows if key in found]
         for name, label in READS.items():
-            here = [(at, mean_interval(found[key][name])) for at, key in rows if found[key][name]]
-            half = [value.half_width or 0 for _, value in here]
-            ax.errorbar([at for at, _ in here], [v.mean for _, v in here], half, label=label,
+            here = [(at, found[key][name]) for at, key in rows if found[key][name]]
+            mean = [sum(values) / len(values) for _, values in here]
+            below = [m - min(values) for m, (_, values) in zip(mean, here, strict=True)]
+            above = [max(values) - m for m, (_, values) in zip(mean, here, strict=True)]
+            ax.errorbar([at for at, _ in here], mean, (below, above), label=label, capsize=3,
                         marker=marks[name], markersize=5, linewidth=1)  # fmt: skip
 
     for ax, mechanisms in zip(axes, ("neither", "Φ 0.2 + quantised"), strict=False):
@@ -105,7 +110,7 @@ def figure(url: str, path: Path) -> None:
     line(axes[2], [(size, (5, f"Φ {size:g} + quantised")) for size in sizes])
     axes[2].set(title="five parties, quantised", xlabel="rows of Φ / users", xscale="log")
     axes[0].set(ylabel="AUC, mean over users", ylim=(0.5, 1))
-    axes[2].legend(fontsize=7, loc="upper left")
+    drawn.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right")
     drawn.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
