@@ -110,7 +110,7 @@ def figure(url: str, path: Path) -> None:
     line(axes[2], [(size, (5, f"Φ {size:g} + quantised")) for size in sizes])
     axes[2].set(title="five parties, quantised", xlabel="rows of Φ / users", xscale="log")
     axes[0].set(ylabel="AUC, mean over users", ylim=(0.5, 1))
-    drawn.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right")
+    drawn.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
     drawn.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
