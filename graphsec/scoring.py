@@ -85,7 +85,7 @@ def score(
             raise ValueError("local attacks are scored on the predictor they met, not on another")
         return _by_target(outcome, graph, predictor)
     numbers = {**_utility(graph, predictor, nodes), **_validation(graph, predictor)}
-    if isinstance(outcome, Perturbation) and graph.task == "ranking":
+    if isinstance(outcome, Perturbation) and outcome.injected and graph.task == "ranking":
         numbers |= _shilled(outcome, graph, predictor, after, secret, numbers)
     if isinstance(outcome, Takeover):
         attacked = _utility(graph, after, nodes)["accuracy"].value
