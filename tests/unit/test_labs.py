@@ -80,8 +80,11 @@ def test_exercises_solutions_and_checks_agree(lab: labs.Lab) -> None:
         assert f"# ## {title}" in lab.text
 
 
-def test_labs_are_numbered_from_one() -> None:
-    assert [lab.number for lab in ALL] == list(range(1, len(ALL) + 1))
+def test_labs_are_numbered_and_named_once() -> None:
+    numbers = [lab.number for lab in ALL]
+    assert numbers == sorted(set(numbers))
+    assert {1, 2, 4} <= set(numbers)
+    assert len({lab.title for lab in ALL}) == len(ALL)
 
 
 # -- cells and notebooks ----------------------------------------------------------------------
@@ -122,6 +125,13 @@ WRONG = [
     (2, 3, "input_by_least_squares = input_by_division", "the one column of exercise 2"),
     (2, 4, "def possible(c, s):\n    return (c <= 1 + s).all(1)", "a pixel of −0.2 passes"),
     (2, 5, "def own_features(t, o, w, x):\n    return t - w @ x", "what is left is"),
+    (4, 1, "def margin(z, y):\n    return z.gather(1, y[:, None])[:, 0] - z.amax(1)", "*other*"),
+    (4, 2, "def best_flips(s, b):\n    return s.abs().argsort()[-b:].tolist()", "size of the"),
+    (4, 2, "def best_flips(s, b):\n    return s.argsort()[:b].tolist()", "only the three negative"),
+    (4, 3, "def greedy(g, b):\n    return best_flips(g([]), b)", "ask gradient_of again"),
+    (4, 3, "def greedy(g, b):\n    return [int(g([]).argmin())] * b", "flipped twice"),
+    (4, 4, "def wilson(k, n):\n    p = k / n\n    h = 1.96 * (p * (1 - p) / n) ** 0.5\n"
+     "    return p - h, p + h", "the plain interval"),
 ]  # fmt: skip
 
 
