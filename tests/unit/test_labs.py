@@ -46,6 +46,7 @@ def graphsec(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 # -- every lab --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @EACH
 def test_lab_runs_top_to_bottom_with_its_solutions(
     lab: labs.Lab, capsys: pytest.CaptureFixture[str]
@@ -132,6 +133,14 @@ WRONG = [
     (4, 3, "def greedy(g, b):\n    return [int(g([]).argmin())] * b", "flipped twice"),
     (4, 4, "def wilson(k, n):\n    p = k / n\n    h = 1.96 * (p * (1 - p) / n) ** 0.5\n"
      "    return p - h, p + h", "the plain interval"),
+    (5, 1, "def kept(x, q, t):\n    return (x[q[0]] * x[q[1]]).sum(1) > t", "inner product"),
+    (5, 2, "def choose(a, floor):\n    return max(a, key=a.get)", "of the best accuracy"),
+    (5, 2, "def choose(a, floor):\n    return max(a)", "ignores the floor"),
+    (5, 3, "def spend(s, a, b):\n    return s.topk(b).indices", "spent on nothing"),
+    (5, 3, "def spend(s, a, b):\n    return s[a].topk(b).indices", "places among the allowed"),
+    (5, 3, "def spend(s, a, b):\n    return (s * a).topk(b).indices", "don't multiply by 0"),
+    (5, 4, "def gain(d, u):\n    return d.mean() - u.mean()", "the mean over attacks"),
+    (5, 4, "def gain(d, u):\n    return (d.amax(1) - u.amax(1)).mean()", "the best case"),
 ]  # fmt: skip
 
 
