@@ -51,7 +51,7 @@ def test_help_answers_in_half_a_second(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("ls",), ("run",), ("audit",), ("report",), ("data",), ("show",)]
+    "command", [(), ("ls",), ("run",), ("audit",), ("report",), ("data",), ("show",), ("lab",)]
 )
 def test_help_leaves_the_heavy_libraries_alone(command: tuple[str, ...]) -> None:
     names = imported("-c", WHAT_HELP_IMPORTS, *command, "--help")

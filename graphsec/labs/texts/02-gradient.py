@@ -140,10 +140,9 @@ for std in (0.001, 0.01, 0.1):
 # With noise of .01 the division is off by .086 ± .014, least squares by .032 ± .005 (means over ten
 # draws with 95 % intervals). Whoever had measured only division would have called the defense
 # nearly three times as good as it is. At .1 least squares is off by .52, hardly better than the
-# mean of other people's images (.59), which is what somebody knows who saw no gradient. There the
-# image is safe from *these* attacks, but so is training from this gradient: the price must be
-# measured too, as accuracy after training with that noise. And "an attack failed" is no proof:
-# nothing here gives an ε.
+# mean of other people's images (.59), which is what somebody knows who saw no gradient. There
+# *these* attacks fail. What such noise costs must be measured, too, as accuracy after training with
+# it (docs/leakage_defenses.md does). And "an attack failed" is no proof: nothing here gives an ε.
 #
 # ## Exercise 4: two nodes in a step
 #

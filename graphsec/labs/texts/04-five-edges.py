@@ -170,13 +170,14 @@ for name, choose in attacks.items():
     print(f"degree up to 11: {by_degree[0]:.2f}, above: {by_degree[1]:.2f}")
 
 # %% [markdown]
-# Five flips by chance break none of the 20, nor do five edges into one wrong class. The same five,
-# chosen by the gradient, break 8: .40, with an interval of .22 … .61. That is wide: from 20 targets
-# you can tell .40 from 0, but not greedy from "five at once", which broke as many. To compare two
-# attacks take the same targets for both, and more of them.
+# Five flips by chance break none of the 20, nor do five edges into one wrong class. Five chosen by
+# the gradient break 8: .40, with an interval of .22 … .61. That is wide: from 20 targets you can
+# tell .40 from 0, but not greedy from "five at once", which broke as many. To compare two attacks
+# take the same targets for both, and more of them.
 #
-# Degree decides. Up to 11 neighbours 64 % are broken, above that 11 %: five new neighbours outvote
-# few old ones and drown among many. Reports that only give the mean over nodes hide who is at risk.
+# Degree matters. Up to 11 neighbours 64 % are broken (7 of 11 nodes), above that 11 % (1 of 9): a
+# node hears the mean of its neighbours, in which five new ones weigh less among many. Reports that
+# only give the mean over nodes hide who is at risk.
 #
 # And the gain of the fresh gradient is nothing here. That is worth saying, too: a cleverer attack
 # is not always a better one, and the simple one is the baseline it must beat.
@@ -191,7 +192,7 @@ for name, choose in attacks.items():
 # - *A failed attack proves nothing.* Where greedy failed a better search may succeed. Only a
 #   certificate, or trying every set of five, says "no five flips suffice".
 #
-# In graphsec `fga` is the second attack with a fresh gradient, `nettack`, `local-prbcd` and
+# In graphsec `fga` chooses by the gradient of an edge, as you did; `nettack`, `local-prbcd` and
 # `brute-force` are others: `graphsec.attack("nettack", victim, graph, threat={"targets":
 # targets.tolist(), "budget": {"edges": 5}})`. With these, and this victim, `fga`, `nettack` and
 # `local-prbcd` each broke 8 of the 20 when this lab was written.
