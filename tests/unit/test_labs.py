@@ -141,6 +141,13 @@ WRONG = [
     (5, 3, "def spend(s, a, b):\n    return (s * a).topk(b).indices", "don't multiply by 0"),
     (5, 4, "def gain(d, u):\n    return d.mean() - u.mean()", "the mean over attacks"),
     (5, 4, "def gain(d, u):\n    return (d.amax(1) - u.amax(1)).mean()", "the best case"),
+    (6, 1, "def clip(x, C):\n    return C * x / x.norm(dim=1, keepdim=True)", "became nan"),
+    (6, 1, "def clip(x, C):\n    return x.clamp(-C, C)", "scale the row"),
+    (6, 2, "def sensitivity(K, C):\n    return K * C", "squares add"),
+    (6, 2, "def sensitivity(K, C):\n    return C", "v is in K of them"),
+    (6, 3, "def score(s, r):\n    return -(s @ r).sum()", "the sign"),
+    (6, 4, "def refuted_epsilon(t, f, d):\n    return math.log(t / f)", "take it off"),
+    (6, 4, "def refuted_epsilon(t, f, d):\n    return math.log((t - d) / f)", "guessing refutes"),
 ]  # fmt: skip
 
 

@@ -188,7 +188,7 @@ print(f"classes alone: AUC {auc(label_score(classes, pairs[:, few]), truth):.3f}
 # What does help? A model that uses no edges leaks none beyond what features and labels say, at the
 # price of what edges are worth. Noise on the edges with a proof (`edge-rand` and `lap-graph` in
 # `graphsec ls defenses`) bounds what *any* attacker learns of one edge, and costs accuracy;
-# docs/privacy.md says what is proved, and how such a claim is tested.
+# docs/privacy.md says what is proved, and lab 6 how such a claim is tested.
 #
 # ## What to remember
 #

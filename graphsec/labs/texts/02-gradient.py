@@ -237,7 +237,7 @@ print(f"neighbours taken away: {relative_error(x_root, truth):.1e}")
 # - The label stands in the sign of the last bias' gradient.
 # - Aggregation hides a node among its neighbours only from who does not know them.
 # - Noise: judge it by the best attacker you know, with intervals, beside a guess that never looks
-#   at the gradient. Noise without a proof gives no ε, however large it is (docs/privacy.md).
+#   at the gradient. Noise without a proof gives no ε, however large it is (lab 6).
 #
 # In graphsec: the attacks `idlg`, `closed-form`, `gradient-matching` and the guesses;
 # docs/leakage.md and docs/leakage_defenses.md have measured tables of attacks and defenses.
