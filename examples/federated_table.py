@@ -19,7 +19,7 @@ from graphsec.cell import Record
 from graphsec.matrix import Matrix
 
 SPEC = Path(__file__).with_name("federated.toml")
-# Those of LightGCN stand in the spec.
+# Those of LightGCN, and its training, stand in the spec.
 PENALTY = {
     "rating-gcn": {"local-only": 30.0, "fedgnn": 2.0, "verfedgnn": 2.0},
     "rating-gat": {"local-only": 30.0, "fedgnn": 2.0, "verfedgnn": 2.0},
@@ -38,10 +38,11 @@ def matrix(
             continue
         if not mechanisms and fields.keys() & {"projection", "quantise"}:
             continue
-        if "weight_decay" in fields and model in PENALTY:
+        if fields["name"] in PENALTY.get(model, {}):
             fields["weight_decay"] = PENALTY[model][fields["name"]]
         defenses.append(fields)
-    return replace(base, models=[model], defenses=defenses, seeds=seeds)
+    models = [m for m in base.models if isinstance(m, dict) and m["name"] == model] or [model]
+    return replace(base, models=models, defenses=defenses, seeds=seeds)
 
 
 def row(record: Record) -> tuple[Any, ...]:
