@@ -41,7 +41,8 @@ def matrix(
         if fields["name"] in PENALTY.get(model, {}):
             fields["weight_decay"] = PENALTY[model][fields["name"]]
         defenses.append(fields)
-    models = [m for m in base.models if isinstance(m, dict) and m["name"] == model] or [model]
+    own = [spec for spec in base.models if not isinstance(spec, str) and spec["name"] == model]
+    models: list[Any] = [*own] or [model]
     return replace(base, models=models, defenses=defenses, seeds=seeds)
 
 
