@@ -19,8 +19,8 @@ OPTIONAL = {
     "dask",
     "distributed",
     "dp_accounting",
-    "fairlearn",
     "flwr",
+    "httpx",  # with flwr
     "opacus",
     "psycopg",
     "torchdiffeq",
