@@ -308,7 +308,11 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     """One line, exit code 130, no process, and what was trained is kept."""
     folder = tmp_path / "kept"
     first = subprocess.Popen(
-        command(tmp_path, "--checkpoint", str(folder)), stderr=subprocess.PIPE, text=True
+        command(tmp_path, "--checkpoint", str(folder)),
+        stderr=subprocess.PIPE,
+        text=True,
+        # What is started in the background of a shell would ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     reached(folder, 1, first)
     children = list(below(first.pid))
