@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graphsec.report.terminal import table, text
 
@@ -47,18 +47,23 @@ def written(page: str, path: str | Path) -> Path:
 
 def render(results: Iterable[Record]) -> str:
     """The report as text."""
+    from graphsec.report.page import content
+
+    return filled("report.html.j2", content(results))
+
+
+def filled(template: str, content: Mapping[str, Any]) -> str:
+    """A page of this package's template and style sheet."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
-
-    from graphsec.report.page import content
 
     folder = resources.files("graphsec.report")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string((folder / "report.html.j2").read_text("utf-8"))
+    made = environment.from_string((folder / template).read_text("utf-8"))
     css = Markup((folder / "report.css").read_text("utf-8"))
-    return template.render(css=css, **content(results)).lstrip() + "\n"
+    return made.render(css=css, **content).lstrip() + "\n"
 
 
-__all__ = ["html", "render", "table", "text", "written"]
+__all__ = ["filled", "html", "render", "table", "text", "written"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphsec.report import figures, written
+from graphsec.report import figures, filled, written
 from graphsec.stats import mean_interval
 
 if TYPE_CHECKING:
@@ -36,16 +35,7 @@ def html(swept: Swept, path: str | Path) -> Path:
 
 def render(swept: Swept) -> str:
     """The page as text."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    folder = resources.files("graphsec.report")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string((folder / "sweep.html.j2").read_text("utf-8"))
-    css = Markup((folder / "report.css").read_text("utf-8"))
-    return template.render(css=css, **content(swept)).lstrip() + "\n"
+    return filled("sweep.html.j2", content(swept))
 
 
 def content(swept: Swept) -> dict[str, Any]:
