@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from graphsec.game.base import Game, Secret
-from graphsec.graph import Graph, Split
+from graphsec.game.gradients import labelled, trained_on
+from graphsec.graph import Graph
 from graphsec.registry import GAMES
 from graphsec.rng import Rng
 
@@ -44,33 +45,27 @@ class EdgeGradients(Game):
             ValueError: The graph is no undirected classification with features and a split, or it
                 has too few training nodes with edges.
         """
-        if graph.task != "classification" or graph.y is None or graph.split is None:
-            raise ValueError(
-                f"game 'edge-gradients' needs a classification with a split, found task "
-                f"{graph.task!r} in {graph.name!r}"
-            )
+        y, split = labelled(graph, self.name)
         if graph.x is None or graph.directed:
             raise ValueError(
                 f"game 'edge-gradients' needs features and undirected edges, found x "
                 f"{'missing' if graph.x is None else 'present'} and directed {graph.directed} in "
                 f"{graph.name!r}"
             )
-        train = graph.split.train
-        train = train[(graph.y[train] >= 0) & (graph.degree[train] > 0)]
+        train = split.train
+        train = train[(y[train] >= 0) & (graph.degree[train] > 0)]
         if self.roots > len(train):
             raise ValueError(
                 f"game 'edge-gradients': roots must be at most the {len(train)} labelled training "
                 f"nodes of {graph.name!r} with edges, got {self.roots}"
             )
-        drawn = rng.numpy().choice(train.numpy(), self.roots, replace=False)
-        roots = torch.from_numpy(drawn).sort().values
-        known = graph.replace(split=Split(roots, graph.split.val, graph.split.test))
+        roots, known = trained_on(graph, train, self.roots, rng)
         asked = pairs_at(roots, graph.num_nodes)
         answer = graph.has_edges(asked)
-        y = graph.y.clone()
+        seen = y.clone()
         if self.labels == "private":
-            y[roots] = -1
-        public = known.flip(asked[:, answer]).replace(y=y)
+            seen[roots] = -1
+        public = known.flip(asked[:, answer]).replace(y=seen)
         return known, Secret(
             "edge-gradients", asked, answer.to(torch.int64), public=public, rules=self
         )

@@ -50,27 +50,21 @@ class Gradients(Game):
         Raises:
             ValueError: The graph has no classes, features or training nodes, or too few of them.
         """
-        if graph.task != "classification" or graph.y is None or graph.split is None:
-            raise ValueError(
-                f"game 'gradients' needs a classification with a split, found task "
-                f"{graph.task!r} in {graph.name!r}"
-            )
+        y, split = labelled(graph, self.name)
         if graph.x is None:
             raise ValueError(f"game 'gradients' needs features, found none in {graph.name!r}")
-        train = graph.split.train[graph.y[graph.split.train] >= 0]
+        train = split.train[y[split.train] >= 0]
         if self.roots > len(train):
             raise ValueError(
                 f"game 'gradients': roots must be at most the {len(train)} labelled training nodes "
                 f"of {graph.name!r}, got {self.roots}"
             )
-        drawn = rng.numpy().choice(train.numpy(), self.roots, replace=False)
-        roots = torch.from_numpy(drawn).sort().values
-        known = graph.replace(split=Split(roots, graph.split.val, graph.split.test))
-        y = graph.y.clone()
+        roots, known = trained_on(graph, train, self.roots, rng)
+        seen = y.clone()
         if self.labels == "private":
-            y[roots] = -1
-        public = known.replace(x=_without_rows(graph.x, self.hidden(graph, roots)), y=y)
-        return known, Secret("gradients", roots, graph.y[roots], public=public, rules=self)
+            seen[roots] = -1
+        public = known.replace(x=_without_rows(graph.x, self.hidden(graph, roots)), y=seen)
+        return known, Secret("gradients", roots, y[roots], public=public, rules=self)
 
     def hidden(self, graph: Graph, roots: Tensor) -> Tensor:
         """Nodes (k,) in order whose features are private, as far as the graph shows its edges."""
@@ -81,6 +75,28 @@ class Gradients(Game):
             near = torch.cat([v[found[u]], u[found[v]]])
             found[near] = True
         return found.nonzero().ravel()
+
+
+def labelled(graph: Graph, game: str) -> tuple[Tensor, Split]:
+    """Labels and split of a graph whose trainer's gradients are asked about.
+
+    Raises:
+        ValueError: It is no classification with a split.
+    """
+    if graph.task != "classification" or graph.y is None or graph.split is None:
+        raise ValueError(
+            f"game {game!r} needs a classification with a split, found task "
+            f"{graph.task!r} in {graph.name!r}"
+        )
+    return graph.y, graph.split
+
+
+def trained_on(graph: Graph, among: Tensor, count: int, rng: Rng) -> tuple[Tensor, Graph]:
+    """(count,) nodes drawn from ``among``, in order, and the graph with them for training nodes."""
+    assert graph.split is not None
+    drawn = rng.numpy().choice(among.numpy(), count, replace=False)
+    roots = torch.from_numpy(drawn).sort().values
+    return roots, graph.replace(split=Split(roots, graph.split.val, graph.split.test))
 
 
 def _without_rows(x: Tensor, nodes: Tensor) -> Tensor:

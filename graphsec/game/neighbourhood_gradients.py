@@ -10,7 +10,8 @@ from pydantic import Field
 from scipy.sparse.csgraph import connected_components
 
 from graphsec.game.base import Game, Secret
-from graphsec.graph import Graph, Split
+from graphsec.game.gradients import labelled, trained_on
+from graphsec.graph import Graph
 from graphsec.metrics.trees import Tree, unrolled
 from graphsec.registry import GAMES
 from graphsec.rng import Rng
@@ -49,27 +50,22 @@ class NeighbourhoodGradients(Game):
             ValueError: The graph is no undirected classification with features and a split, it has
                 too few training nodes of the degree, or all of it would be private.
         """
-        if graph.task != "classification" or graph.y is None or graph.split is None:
-            raise ValueError(
-                f"game {self.name!r} needs a classification with a split, found task "
-                f"{graph.task!r} in {graph.name!r}"
-            )
+        y, split = labelled(graph, self.name)
         if graph.x is None or graph.directed:
             raise ValueError(
                 f"game {self.name!r} needs features and undirected edges, found x "
                 f"{'missing' if graph.x is None else 'present'} and directed {graph.directed} in "
                 f"{graph.name!r}"
             )
-        train, degree = graph.split.train, graph.degree
+        train, degree = split.train, graph.degree
         fits = degree[train] > 0 if self.degree is None else degree[train] == self.degree
-        train = train[fits & (graph.y[train] >= 0)]
+        train = train[fits & (y[train] >= 0)]
         if self.roots > len(train):
             raise ValueError(
                 f"game {self.name!r}: roots must be at most the {len(train)} labelled training "
                 f"nodes of {graph.name!r} with {self.degree or 'any'} neighbours, got {self.roots}"
             )
-        drawn = rng.numpy().choice(train.numpy(), self.roots, replace=False)
-        roots = torch.from_numpy(drawn).sort().values
+        roots, known = trained_on(graph, train, self.roots, rng)
         part = torch.from_numpy(connected_components(graph.to_scipy())[1])
         mine = torch.isin(part, part[roots])
         if bool(mine.all()):
@@ -77,9 +73,8 @@ class NeighbourhoodGradients(Game):
                 f"game {self.name!r}: the connected components of the roots are all of "
                 f"{graph.name!r}; nothing is left to know"
             )
-        known = graph.replace(split=Split(roots, graph.split.val, graph.split.test))
         public = known.subgraph((~mine).nonzero().ravel())
-        answer = torch.stack([roots, graph.y[roots]])
+        answer = torch.stack([roots, y[roots]])
         asked = torch.full((self.roots,), -1)
         return known, Secret(self.name, asked, answer, public=public, rules=self)
 
