@@ -15,7 +15,34 @@ from graphsec.ops import Adj, Features
 from graphsec.registry import MODELS, Range
 
 
-class LightGCN(GNN):
+class TableGNN(GNN):
+    """Base of models of embeddings, a table with one row a node: they answer of these nodes alone.
+
+    Attributes:
+        table: (n, width) initial embeddings.
+    """
+
+    table: nn.Parameter
+
+    def embeddings(self) -> Tensor:
+        """(n, width) E⁽⁰⁾: what is penalised."""
+        return self.table
+
+    def operator(self, adj: Adj) -> Adj:
+        """D^-½ A D^-½, with the degrees of the weighted graph, or ``adj.degree`` where it is set.
+
+        Raises:
+            ValueError: The graph has another number of nodes than the table.
+        """
+        if adj.num_nodes != len(self.table):
+            raise ValueError(
+                f"{type(self).__name__} has embeddings of {len(self.table)} nodes, "
+                f"the graph has {adj.num_nodes}"
+            )
+        return adj.normalized("sym", self_loops=False)
+
+
+class LightGCN(TableGNN):
     """E⁽ᵏ⁺¹⁾ = D^-½ A D^-½ E⁽ᵏ⁾, and the mean of E⁽⁰⁾ … E⁽ᴷ⁾ (He et al. 2020, eqs. 7 and 4).
 
     E⁽⁰⁾ is a table with one row a node, so the model answers about graphs of these nodes only,
@@ -28,22 +55,6 @@ class LightGCN(GNN):
         super().__init__(layers)
         self.hops = layers
         self.table = nn.Parameter(torch.randn(sizes.nodes, width) * 0.1)
-
-    def embeddings(self) -> Tensor:
-        """E⁽⁰⁾."""
-        return self.table
-
-    def operator(self, adj: Adj) -> Adj:
-        """D^-½ A D^-½, with the degrees of the weighted graph.
-
-        Raises:
-            ValueError: The graph has another number of nodes than the table.
-        """
-        if adj.num_nodes != len(self.table):
-            raise ValueError(
-                f"LightGCN has embeddings of {len(self.table)} nodes, the graph has {adj.num_nodes}"
-            )
-        return adj.normalized("sym", self_loops=False)
 
     def layer(self, i: int, h: Tensor | Features, adj: Adj, x: Tensor | Features) -> Tensor:
         """One propagation."""

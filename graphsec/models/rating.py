@@ -16,18 +16,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from graphsec.models.base import GNN, Capabilities, ModelSpec, Sizes, glorot
+from graphsec.models.lightgcn import TableGNN
 from graphsec.ops import Adj, Features, edge_scores, edge_softmax
 from graphsec.registry import MODELS, Range
 
 SCALE_MIDDLE = 3.0  # where the offset of ratings starts: that of the scale 1 … 5 is public
 
 
-class Rater(GNN):
+class Rater(TableGNN):
     """Embeddings and biases of users and items: ŷ = μ + b_u + b_v + ⟨z_u, z_v⟩.
 
     A layer is ``gather``, the normalised sums over neighbours, and ``update``, the next state.
     Embeddings end in two columns that carry the biases, so that ŷ is their inner product.
     z is a mean of the states of all layers, whose weights are learned in VerFedGNN's code.
+    Embeddings are penalised, biases are not.
 
     The biases are not in VerFedGNN: a model without them is no match for them alone (Koren, Bell
     & Volinsky, Computer 2009), so that its errors would say little.
@@ -43,23 +45,6 @@ class Rater(GNN):
         self.table = nn.Parameter(torch.randn(sizes.nodes, width) * 0.1)
         self.bias = nn.Parameter(torch.zeros(sizes.nodes, 1))
         self.offset = nn.Parameter(torch.tensor([SCALE_MIDDLE]))
-
-    def embeddings(self) -> Tensor:
-        """(n, width) initial embeddings: what is penalised; biases are not."""
-        return self.table
-
-    def operator(self, adj: Adj) -> Adj:
-        """D^-½ A D^-½; the degrees are ``adj.degree`` where that is set.
-
-        Raises:
-            ValueError: The graph has another number of nodes than the table.
-        """
-        if adj.num_nodes != len(self.table):
-            raise ValueError(
-                f"{type(self).__name__} has embeddings of {len(self.table)} nodes, "
-                f"the graph has {adj.num_nodes}"
-            )
-        return adj.normalized("sym", self_loops=False)
 
     def gather(self, i: int, h: Tensor, adj: Adj) -> Tensor:
         """(n, width) normalised sums over the neighbours' states."""
