@@ -180,10 +180,7 @@ class MovieLensRatings(MovieLens):
     in VerFedGNN (Mai & Pang, ICML 2023).
     """
 
-    about: ClassVar[About] = About(
-        2625, 60000, 0, 0, "", "GroupLens: research only, no redistribution",
-        "https://grouplens.org/datasets/movielens/100k/",
-    )  # fmt: skip
+    about: ClassVar[About] = MovieLens.about._replace(edges=60000)
     asks: ClassVar[Literal["ranking", "rating"]] = "rating"
 
     test: Share = 0.2
@@ -211,10 +208,7 @@ class MovieLensUsers(MovieLensRatings):
             22628,
         ),
     )
-    about: ClassVar[About] = About(
-        2625, 60000, 0, 0, "gender", "GroupLens: research only, no redistribution",
-        "https://grouplens.org/datasets/movielens/100k/",
-    )  # fmt: skip
+    about: ClassVar[About] = MovieLensRatings.about._replace(sensitive="gender")
 
     attribute: Literal["gender", "age", "occupation"] = "gender"
 

@@ -72,9 +72,9 @@ def forecast(matrix: Matrix, url: str, workers: int = 1, *, retry_failed: bool =
     taken: dict[Kind, list[float]] = defaultdict(list)
     if _exists(url):
         with Store(url, create=False) as store:
-            for status in store.statuses():
-                states[status.key] = status.state
-            times = {s.key: s.seconds for s in store.statuses() if s.seconds and s.state == "done"}
+            statuses = store.statuses()
+            states = {status.key: status.state for status in statuses}
+            times = {s.key: s.seconds for s in statuses if s.seconds and s.state == "done"}
             for record in store.records(list(times)):
                 taken[_kind(record.spec)].append(float(times[record.key] or 0.0))
     again = ("pending", "running", *(("failed",) if retry_failed else ()))
