@@ -11,6 +11,7 @@ from torch import Tensor
 
 import graphsec
 from graphsec.attacks.leakage.gradient_matching import _adam, _lbfgs, distance
+from graphsec.datasets import DataMissingError
 from graphsec.influence import Steps, leakage_risk
 
 pytestmark = pytest.mark.bench
@@ -30,7 +31,7 @@ def test_predicting_costs_a_fiftieth_of_inverting_gradients(dataset: str, activa
     torch.set_num_threads(1)
     try:
         graph = graphsec.load(dataset, seed=0)
-    except Exception as error:
+    except DataMissingError as error:
         pytest.skip(f"no data: {error}")
     assert graph.split is not None
     spec = {"name": "gcn", "dropout": 0, "activation": activation}
